@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels from the kernel to the sinks.
+
+:class:`Attempt` and :class:`FlowTotals` are what ``kernel/decode.py`` makes of kernel memory; the
+engine turns them into :class:`FlowRecord` and its siblings, which sinks write and ``audit`` reads.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
+from agentwall.net.endpoint import Endpoint
+
+SandboxKey = NewType("SandboxKey", int)
+"""The u64 by which the kernel knows a sandbox; never 0, which means deny."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """The calling task, as the kernel saw it at the hook."""
+
+    pid: int
+    """Thread group id in the initial PID namespace; 0 if not known."""
+    uid: int
+    """In the initial user namespace."""
+    comm: bytes
+    """At most 15 bytes, chosen by the sandbox: escape before printing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One decision the kernel reported: ``struct aw_event``."""
+
+    mono_ns: int
+    """CLOCK_BOOTTIME."""
+    sandbox: SandboxKey
+    task: Task
+    direction: Direction
+    protocol: int
+    """IANA protocol number."""
+    local: Endpoint | None
+    remote: Endpoint | None
+    """None for ``sock_create``, which knows no destination."""
+    claimed: Endpoint | None
+    """What connect() was asked for, where it differs from *remote*."""
+    verdict: Verdict
+    code: ReasonCode
+    rule: int | None
+    """Index into ``RuleTables.rules`` of *generation*."""
+    generation: int
+    hook: Hook
+    errno: int | None
+    """What the system call returned, None where the packet was dropped or passed."""
+    size_bytes: int
+    """Of the packet, IP header included; 0 at hooks that see none."""
+    socket_type: int
+    """SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3, ...; 0 if not known."""
+    cookie: int
+    """The socket's cookie, or 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowTotals:
+    """The counters of permitted traffic to one destination by one process: ``struct aw_flow``."""
+
+    sandbox: SandboxKey
+    task: Task
+    direction: Direction
+    remote: Endpoint
+    verdict: Verdict
+    """ALLOW, or WOULD_DENY in audit mode."""
+    code: ReasonCode
+    rule: int | None
+    generation: int
+    first_mono_ns: int
+    last_mono_ns: int
+    bytes_out: int
+    """IP bytes, headers included."""
+    bytes_in: int
+    duration_ns: int
+    """Sum over the sockets that ended."""
+    sockets: int
+    """How many connects or first packets the counters stand for."""
+
+
+class ProcessSource(enum.Enum):
+    """Where the description of a process comes from."""
+
+    KERNEL = "kernel"
+    """Pid, uid and comm only: the process had gone when /proc was read."""
+    PROC = "proc"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process as events describe it. Every string was chosen by the sandbox."""
+
+    pid: int
+    ppid: int | None
+    uid: int
+    comm: str
+    exe: str | None
+    argv: tuple[str, ...] | None
+    source: ProcessSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A sandbox as events name it."""
+
+    id: str
+    cgroup: str
+    """Path below the cgroup v2 mount, starting with ``/``."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRecord:
+    """One ``kind: flow`` event: a denial, the first sight of a permitted flow, or its totals."""
+
+    sandbox: Sandbox
+    time_ns: int
+    """UTC, nanoseconds since 1970."""
+    mono_ns: int
+    process: Process | None
+    direction: Direction
+    protocol: int
+    local: Endpoint | None
+    remote: Endpoint | None
+    claimed: Endpoint | None
+    verdict: Verdict
+    reason: Reason
+    hook: Hook
+    errno: int | None
+    socket_type: int
+    bytes_out: int | None
+    """IP bytes that left; 0 on a denial that stopped the packet; None before the flow's end."""
+    bytes_in: int | None
+    duration_ns: int | None
+    count: int
+    """How many attempts or sockets the record stands for."""
+    name: str | None = None
+    """The name under which the remote address was learned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapRecord:
+    """One ``kind: gap`` event: events were lost, and where."""
+
+    sandbox: Sandbox
+    time_ns: int
+    mono_ns: int
+    where: str
+    """``denials``, ``flows`` or ``flow-table``."""
+    lost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRecord:
+    """One ``kind: state`` event: something about the wall itself, such as started or finished."""
+
+    sandbox: Sandbox
+    time_ns: int
+    mono_ns: int
+    state: str
+    detail: Mapping[str, object]
+    """JSON values only."""
+
+
+Record = FlowRecord | GapRecord | StateRecord

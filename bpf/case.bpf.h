@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One case: what a program run is asked about, and what was decided. Lives on the stack. */
+#ifndef AGENTWALL_CASE_H
+#define AGENTWALL_CASE_H
+
+#include "maps.bpf.h"
+#include "address.bpf.h"
+
+/* Not in the UAPI headers that BPF programs may include. */
+#define AF_INET	       2
+#define AF_INET6       10
+#define SOCK_STREAM    1
+#define SOCK_DGRAM     2
+#define SOCK_RAW       3
+#define EPERM	       1
+
+#define IPPROTO_ICMP   1
+#define IPPROTO_TCP    6
+#define IPPROTO_UDP    17
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_MPTCP  262
+
+/* Return values of every program here. */
+enum aw_action {
+	AW_ACTION_DENY = 0,
+	AW_ACTION_ALLOW = 1,
+};
+
+struct aw_case {
+	union aw_address remote;
+	union aw_address local; /* all zero: not known */
+	__u64 id; /* of the sandbox */
+	__u64 cookie;
+	__u32 size; /* bytes of the packet; 0: none */
+	__u32 rule;
+	__u16 remote_port;
+	__u16 local_port;
+	__u16 errno_;
+	__u8 protocol;
+	__u8 direction;
+	__u8 verdict;
+	__u8 reason;
+	__u8 hook;
+	__u8 socket_type;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 payload; /* 1: a TCP segment that carries data */
+	__u8 listening; /* 1: the packet belongs to a listener */
+};
+
+/* The sandbox by the attach point, never by current: 0 means deny (see aw_sandbox_id). */
+static __always_inline __u64 aw_self(void)
+{
+	__u64 *id = bpf_get_local_storage(&aw_sandbox_id, 0);
+
+	return aw_test_sandbox ? aw_test_sandbox : *id;
+}
+
+static __always_inline void aw_rule_out(struct aw_case *c, __u8 verdict, __u8 reason)
+{
+	c->verdict = verdict;
+	c->reason = reason;
+	c->rule = AW_NO_RULE;
+}
+
+#define AW_COUNT(sandbox_id, field)                                                      \
+	do {                                                                             \
+		__u64 _id = (sandbox_id);                                                \
+		struct aw_counters *_counters = bpf_map_lookup_elem(&aw_counters, &_id); \
+                                                                                         \
+		if (_counters)                                                           \
+			__sync_fetch_and_add(&_counters->field, 1);                      \
+	} while (0)
+
+#endif /* AGENTWALL_CASE_H */

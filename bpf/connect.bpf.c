@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * connect(2) and sendmsg(2): the fast, clear errno and the attribution. They see what the
+ * application claims; egress judges where the packet really goes.
+ */
+#include "decide.bpf.h"
+#include "peer.bpf.h"
+#include "socket.bpf.h"
+
+static __always_inline void aw_read_v4(struct bpf_sock_addr *ctx, struct aw_case *c)
+{
+	aw_set_v4(&c->remote, ctx->user_ip4);
+}
+
+static __always_inline void aw_read_v6(struct bpf_sock_addr *ctx, struct aw_case *c)
+{
+	c->remote.words[0] = ctx->user_ip6[0];
+	c->remote.words[1] = ctx->user_ip6[1];
+	c->remote.words[2] = ctx->user_ip6[2];
+	c->remote.words[3] = ctx->user_ip6[3];
+}
+
+/* Returns AW_ACTION_DENY with the errno that the policy chose. */
+static __always_inline int aw_refuse(const struct aw_sandbox *sandbox)
+{
+	if (aw_have_set_retval && sandbox->refuse_errno)
+		bpf_set_retval(-(int)sandbox->refuse_errno);
+	return AW_ACTION_DENY;
+}
+
+/* UDP connect() sends nothing: where it is refused that is a probe, not an attempt. */
+static __always_inline int aw_connect_udp(const struct aw_sandbox *sandbox,
+					  struct aw_socket *socket, struct aw_case *c)
+{
+	aw_claim(socket, c);
+	if (aw_permits_some_port(sandbox, c))
+		return AW_ACTION_ALLOW;
+	AW_COUNT(c->id, probes);
+	return sandbox->mode == AW_MODE_ENFORCE ? aw_refuse(sandbox) : AW_ACTION_ALLOW;
+}
+
+/* Judges connect() or sendmsg() to c->remote, and answers the application. */
+static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_sandbox *sandbox,
+				     struct aw_socket *socket, struct aw_case *c)
+{
+	bool keep;
+	int action;
+
+	if (sandbox->mode == AW_MODE_OBSERVE) {
+		c->direction = AW_DIRECTION_OUT;
+		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
+	} else {
+		aw_judge_out(ctx, sandbox, c);
+	}
+	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_answers_peer(c))
+		return AW_ACTION_ALLOW; /* egress accounts for it */
+	aw_claim(socket, c);
+	keep = aw_is_lasting(sandbox, c) &&
+	       (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE);
+	if (keep)
+		aw_remember(socket, sandbox, c);
+	action = aw_settle(sandbox, c);
+	if (action == AW_ACTION_DENY)
+		c->errno_ = sandbox->refuse_errno && aw_have_set_retval ? sandbox->refuse_errno :
+									  EPERM;
+	if (c->verdict != AW_VERDICT_ALLOW)
+		aw_report(c, sandbox->generation, socket);
+	if (action == AW_ACTION_DENY)
+		return aw_refuse(sandbox);
+	if (keep)
+		aw_account(socket, c);
+	return AW_ACTION_ALLOW;
+}
+
+static __always_inline int aw_refuse_unbound(struct aw_case *c, __u8 reason)
+{
+	aw_rule_out(c, AW_VERDICT_DENY, reason);
+	c->errno_ = EPERM;
+	AW_COUNT(c->id, denied);
+	aw_report(c, 0, 0);
+	return AW_ACTION_DENY;
+}
+
+static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_case *c, bool connect)
+{
+	struct aw_sandbox *sandbox;
+	struct aw_socket *socket;
+
+	c->id = aw_self();
+	c->remote_port = bpf_ntohs(ctx->user_port);
+	c->protocol = ctx->protocol;
+	c->socket_type = ctx->type;
+	c->cookie = bpf_get_socket_cookie(ctx);
+	aw_destination(&c->remote);
+	sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c->id);
+	if (!sandbox)
+		return aw_refuse_unbound(c, AW_REASON_NO_SANDBOX);
+	if (!ctx->sk)
+		return aw_refuse_unbound(c, AW_REASON_NO_STORAGE);
+	socket = bpf_sk_storage_get(&aw_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
+		return aw_refuse_unbound(c, AW_REASON_NO_STORAGE);
+	if (connect) {
+		aw_reset(socket, c->id, AW_DIRECTION_OUT);
+		aw_note_task(socket);
+		if (c->protocol == IPPROTO_UDP)
+			return aw_connect_udp(sandbox, socket, c);
+	} else {
+		c->direction = AW_DIRECTION_OUT;
+		if (aw_recall(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
+			return AW_ACTION_ALLOW;
+		socket->sandbox = c->id;
+		aw_note_task(socket);
+	}
+	return aw_decide(ctx, sandbox, socket, c);
+}
+
+SEC("cgroup/connect4")
+int aw_connect4(struct bpf_sock_addr *ctx)
+{
+	struct aw_case c = { .hook = AW_HOOK_CONNECT4 };
+
+	aw_read_v4(ctx, &c);
+	return aw_sock_addr(ctx, &c, true);
+}
+
+SEC("cgroup/connect6")
+int aw_connect6(struct bpf_sock_addr *ctx)
+{
+	struct aw_case c = { .hook = AW_HOOK_CONNECT6 };
+
+	aw_read_v6(ctx, &c);
+	return aw_sock_addr(ctx, &c, true);
+}
+
+SEC("cgroup/sendmsg4")
+int aw_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct aw_case c = { .hook = AW_HOOK_SENDMSG4 };
+
+	aw_read_v4(ctx, &c);
+	return aw_sock_addr(ctx, &c, false);
+}
+
+SEC("cgroup/sendmsg6")
+int aw_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct aw_case c = { .hook = AW_HOOK_SENDMSG6 };
+
+	aw_read_v6(ctx, &c);
+	return aw_sock_addr(ctx, &c, false);
+}

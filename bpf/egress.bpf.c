@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The enforcer: the true destination of every packet of a socket made in the sandbox, whichever
+ * system call, thread or timer sends it.
+ */
+#include "skb.bpf.h"
+
+#define AW_TCP_RST     0x04
+#define AW_ICMP_ECHO   8
+#define AW_ICMPV6_ECHO 128
+
+/* A bare RST carries nothing and frees the peer of a flow that was cut. */
+static __always_inline bool aw_is_parting_rst(const struct aw_socket *socket,
+					      const struct aw_case *c)
+{
+	return c->protocol == IPPROTO_TCP && c->tcp_flags & AW_TCP_RST && !c->payload &&
+	       socket->flags & AW_SOCKET_PERMITTED;
+}
+
+/* The socket's own request went to another remote than this packet does. */
+static __always_inline bool aw_is_translated(const struct aw_socket *socket,
+					     const struct aw_case *c)
+{
+	return c->direction == AW_DIRECTION_OUT && socket->claimed_port &&
+	       (socket->claimed_port != c->remote_port ||
+		!aw_same_address(socket->claimed, &c->remote));
+}
+
+/* An answer from a UDP socket to a peer that it heard; c->direction is IN where it is one. */
+static __always_inline bool aw_judge_answer(const struct aw_sandbox *sandbox,
+					    struct aw_socket *socket, struct aw_case *c)
+{
+	if (c->protocol != IPPROTO_UDP || !aw_answers_peer(c))
+		return false;
+	c->direction = AW_DIRECTION_IN;
+	if (!aw_recall(socket, sandbox, c))
+		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_REPLY);
+	return c->verdict == AW_VERDICT_ALLOW;
+}
+
+/* The rules decide, for the flow's direction. */
+static __always_inline void aw_judge(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+				     struct aw_case *c)
+{
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
+	else if (c->direction == AW_DIRECTION_IN)
+		aw_judge_in(sandbox, c);
+	else
+		aw_judge_out(skb, sandbox, c);
+}
+
+static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+					   struct aw_socket *socket, struct aw_case *c)
+{
+	if (c->listening) {
+		/* A SYN-ACK; ingress has reported the SYN. */
+		c->direction = AW_DIRECTION_IN;
+		aw_judge(skb, sandbox, c);
+		return aw_settle(sandbox, c);
+	}
+	if (c->protocol == IPPROTO_UDP && socket->direction == AW_DIRECTION_IN &&
+	    aw_judge_answer(sandbox, socket, c))
+		return AW_ACTION_ALLOW;
+	c->direction = c->protocol == IPPROTO_TCP ? socket->direction : AW_DIRECTION_OUT;
+	if (aw_recall(socket, sandbox, c)) {
+		if (c->verdict == AW_VERDICT_ALLOW) {
+			aw_flush_when_due(socket, c);
+			return AW_ACTION_ALLOW;
+		}
+		if (aw_is_parting_rst(socket, c) || aw_judge_answer(sandbox, socket, c))
+			return AW_ACTION_ALLOW;
+		return aw_settle(sandbox, c); /* reported when it was remembered */
+	}
+	aw_judge(skb, sandbox, c);
+	if (c->verdict == AW_VERDICT_ALLOW)
+		return aw_conclude(sandbox, socket, c);
+	if (aw_is_parting_rst(socket, c) || aw_judge_answer(sandbox, socket, c))
+		return AW_ACTION_ALLOW;
+	if (aw_is_translated(socket, c))
+		c->reason = AW_REASON_TRANSLATED;
+	return aw_conclude(sandbox, socket, c);
+}
+
+SEC("cgroup_skb/egress")
+int aw_egress(struct __sk_buff *skb)
+{
+	struct aw_case c = { .hook = AW_HOOK_EGRESS, .id = aw_self() };
+	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
+	struct bpf_sock *sk = skb->sk;
+	struct aw_socket *socket;
+	int refused;
+
+	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk))) {
+		AW_COUNT(c.id, denied);
+		return AW_ACTION_DENY;
+	}
+	c.cookie = bpf_get_socket_cookie(skb);
+	c.socket_type = sk->type;
+	refused = aw_parse(skb, true, &c);
+	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket) {
+		aw_refuse(sandbox, 0, &c, AW_REASON_NO_STORAGE);
+		return AW_ACTION_DENY;
+	}
+	if (refused)
+		return aw_refuse(sandbox, socket, &c, refused);
+	if ((c.protocol == IPPROTO_ICMP && c.icmp_type != AW_ICMP_ECHO) ||
+	    (c.protocol == IPPROTO_ICMPV6 && c.icmp_type != AW_ICMPV6_ECHO))
+		return aw_refuse(sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
+	socket->sandbox = c.id;
+	aw_note_listener(socket, sk->state, &c);
+	return aw_judge_packet(skb, sandbox, socket, &c);
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Who may reach a socket of the sandbox, and the state that lets answers out. Never an egress
+ * control: data in a Fast Open SYN has left by then.
+ */
+#include "skb.bpf.h"
+
+/* Segments of a flow: the SYN was judged at its listener, the flow itself at egress. */
+static __always_inline int aw_take_segment(const struct aw_sandbox *sandbox,
+					   struct aw_socket *socket, struct aw_case *c)
+{
+	c->direction = socket->direction;
+	if (c->direction == AW_DIRECTION_OUT || aw_recall(socket, sandbox, c)) {
+		if (c->direction == AW_DIRECTION_OUT)
+			__sync_fetch_and_add(&socket->bytes_in, c->size);
+		else if (c->verdict != AW_VERDICT_ALLOW)
+			return aw_settle(sandbox, c);
+		aw_flush_when_due(socket, c);
+		return AW_ACTION_ALLOW;
+	}
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
+	else
+		aw_judge_in(sandbox, c);
+	return aw_conclude(sandbox, socket, c);
+}
+
+static __always_inline int aw_take_syn(const struct aw_sandbox *sandbox, struct aw_socket *socket,
+				       struct aw_case *c)
+{
+	int action;
+
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		return AW_ACTION_ALLOW;
+	aw_judge_in(sandbox, c);
+	if (c->verdict == AW_VERDICT_ALLOW)
+		return AW_ACTION_ALLOW; /* reported once there is a flow */
+	action = aw_settle(sandbox, c);
+	if (action == AW_ACTION_DENY)
+		aw_report(c, sandbox->generation, socket);
+	return action;
+}
+
+/* A datagram: the answer to one of ours, or a peer that an inbound rule lets in. */
+static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+					    struct aw_socket *socket, struct aw_case *c)
+{
+	c->direction = AW_DIRECTION_OUT;
+	if (aw_recall(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
+		return AW_ACTION_ALLOW;
+	c->direction = AW_DIRECTION_IN;
+	if (aw_recall(socket, sandbox, c)) {
+		if (c->verdict != AW_VERDICT_ALLOW)
+			return aw_settle(sandbox, c);
+		aw_hear_peer(c);
+		aw_flush_when_due(socket, c);
+		return AW_ACTION_ALLOW;
+	}
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		return AW_ACTION_ALLOW;
+	aw_judge_in(sandbox, c);
+	if (c->verdict == AW_VERDICT_ALLOW) {
+		aw_hear_peer(c);
+		return aw_conclude(sandbox, socket, c);
+	}
+	aw_judge_out(skb, sandbox, c);
+	if (c->verdict == AW_VERDICT_ALLOW)
+		return AW_ACTION_ALLOW;
+	aw_judge_in(sandbox, c);
+	return aw_conclude(sandbox, socket, c);
+}
+
+/* Echo replies, and protocols that a rule names: welcome from where the rule lets requests go. */
+static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+					 struct aw_socket *socket, struct aw_case *c)
+{
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		return AW_ACTION_ALLOW;
+	aw_judge_out(skb, sandbox, c);
+	if (c->verdict == AW_VERDICT_ALLOW)
+		return AW_ACTION_ALLOW;
+	c->direction = AW_DIRECTION_IN;
+	return aw_conclude(sandbox, socket, c);
+}
+
+SEC("cgroup_skb/ingress")
+int aw_ingress(struct __sk_buff *skb)
+{
+	struct aw_case c = { .hook = AW_HOOK_INGRESS, .id = aw_self() };
+	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
+	struct bpf_sock *sk = skb->sk;
+	struct aw_socket *socket;
+	int refused;
+
+	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk)))
+		return AW_ACTION_DENY;
+	c.cookie = bpf_get_socket_cookie(skb);
+	c.socket_type = sk->type;
+	refused = aw_parse(skb, false, &c);
+	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
+		return AW_ACTION_DENY;
+	c.direction = AW_DIRECTION_IN;
+	if (refused)
+		return aw_refuse(sandbox, socket, &c, refused);
+	socket->sandbox = c.id;
+	aw_note_listener(socket, sk->state, &c);
+	if (c.listening)
+		return aw_take_syn(sandbox, socket, &c);
+	if (c.protocol == IPPROTO_TCP)
+		return aw_take_segment(sandbox, socket, &c);
+	if (c.protocol == IPPROTO_UDP)
+		return aw_take_datagram(skb, sandbox, socket, &c);
+	return aw_take_other(skb, sandbox, socket, &c);
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Never loaded. One variable per ABI type keeps that type in this object's BTF. */
+#include <linux/types.h>
+#include "abi.h"
+
+enum aw_verdict _aw_verdict;
+enum aw_mode _aw_mode;
+enum aw_loopback _aw_loopback;
+enum aw_direction _aw_direction;
+enum aw_hook _aw_hook;
+enum aw_reason _aw_reason;
+struct aw_sandbox _aw_sandbox;
+struct aw_rule_key _aw_rule_key;
+struct aw_interval_set _aw_interval_set;
+struct aw_interval _aw_interval;
+struct aw_event _aw_event;
+struct aw_flow_key _aw_flow_key;
+struct aw_flow _aw_flow;
+struct aw_counters _aw_counters;

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What egress and ingress share: opening a case, accepted sockets, closing a case. */
+#ifndef AGENTWALL_SKB_H
+#define AGENTWALL_SKB_H
+
+#include "decide.bpf.h"
+#include "packet.bpf.h"
+#include "peer.bpf.h"
+#include "socket.bpf.h"
+
+#define AW_TCP_LISTEN 10 /* enum tcp_state, include/net/tcp_states.h */
+
+/*
+ * Notes a listener, and turns the socket that accept() will return, a clone of the listener's
+ * entry, into a flow of its own: that is how the direction comes from the socket.
+ */
+static __always_inline void aw_note_listener(struct aw_socket *socket, __u32 state,
+					     struct aw_case *c)
+{
+	if (c->protocol != IPPROTO_TCP)
+		return;
+	if (state == AW_TCP_LISTEN) {
+		c->listening = 1;
+		socket->flags |= AW_SOCKET_LISTENER;
+	} else if (socket->flags & AW_SOCKET_LISTENER) {
+		aw_reset(socket, c->id, AW_DIRECTION_IN);
+	}
+}
+
+/* Reports and settles what is refused for its shape, before any rule is asked. */
+static __always_inline int aw_refuse(const struct aw_sandbox *sandbox, struct aw_socket *socket,
+				     struct aw_case *c, __u8 reason)
+{
+	int action;
+
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		return AW_ACTION_ALLOW;
+	aw_rule_out(c, AW_VERDICT_DENY, reason);
+	action = aw_settle(sandbox, c);
+	aw_report(c, sandbox->generation, socket);
+	return action;
+}
+
+/* Keeps, reports and settles a verdict that was just made. */
+static __always_inline int aw_conclude(const struct aw_sandbox *sandbox, struct aw_socket *socket,
+				       struct aw_case *c)
+{
+	bool keep = aw_is_lasting(sandbox, c);
+	int action;
+
+	if (keep)
+		aw_remember(socket, sandbox, c);
+	action = aw_settle(sandbox, c);
+	if (c->verdict != AW_VERDICT_ALLOW)
+		aw_report(c, sandbox->generation, socket);
+	if (keep && action == AW_ACTION_ALLOW)
+		aw_account(socket, c);
+	return action;
+}
+
+#endif /* AGENTWALL_SKB_H */
