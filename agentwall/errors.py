@@ -35,10 +35,25 @@ class SourceLocation:
 class PolicyError(AgentwallError, ValueError):
     """A policy file is malformed."""
 
-    def __init__(self, where: SourceLocation, key: str, problem: str) -> None:
+    def __init__(
+        self,
+        where: SourceLocation,
+        key: str,
+        problem: str,
+        *,
+        others: tuple[PolicyError, ...] = (),
+    ) -> None:
         super().__init__(f"{where}: {key}: {problem}" if key else f"{where}: {problem}")
         self.where = where
         self.key = key
+        self.problem = problem
+        self.others = others
+        """What else is wrong, in the order it was found."""
+
+    @property
+    def errors(self) -> tuple[PolicyError, ...]:
+        """This error and all the others of the same policy."""
+        return (self, *self.others)
 
 
 class KernelError(AgentwallError, OSError):

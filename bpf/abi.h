@@ -141,7 +141,7 @@ struct aw_flow_key {
 	__u32 generation;
 	__u32 rule;
 	__u32 pid;
-	__u16 port;
+	__u16 port; /* the judged one: the remote's outward, the sandbox's own inward */
 	__u8 protocol;
 	__u8 direction;
 	__u8 verdict; /* ALLOW or WOULD_DENY */

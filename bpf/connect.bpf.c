@@ -87,8 +87,9 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 	struct aw_socket *socket;
 
 	c->id = aw_self();
-	c->remote_port = bpf_ntohs(ctx->user_port);
 	c->protocol = ctx->protocol;
+	if (c->protocol == IPPROTO_TCP || c->protocol == IPPROTO_UDP)
+		c->remote_port = bpf_ntohs(ctx->user_port);
 	c->socket_type = ctx->type;
 	c->cookie = bpf_get_socket_cookie(ctx);
 	aw_destination(&c->remote);
@@ -109,7 +110,6 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 		c->direction = AW_DIRECTION_OUT;
 		if (aw_recall(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
 			return AW_ACTION_ALLOW;
-		socket->sandbox = c->id;
 		aw_note_task(socket);
 	}
 	return aw_decide(ctx, sandbox, socket, c);

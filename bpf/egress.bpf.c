@@ -108,7 +108,6 @@ int aw_egress(struct __sk_buff *skb)
 	if ((c.protocol == IPPROTO_ICMP && c.icmp_type != AW_ICMP_ECHO) ||
 	    (c.protocol == IPPROTO_ICMPV6 && c.icmp_type != AW_ICMPV6_ECHO))
 		return aw_refuse(sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
-	socket->sandbox = c.id;
-	aw_note_listener(socket, sk->state, &c);
+	aw_note_socket(socket, sk->state, &c);
 	return aw_judge_packet(skb, sandbox, socket, &c);
 }

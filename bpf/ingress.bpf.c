@@ -66,7 +66,8 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 	aw_judge_out(skb, sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
-	aw_judge_in(sandbox, c);
+	c->direction = AW_DIRECTION_IN;
+	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
 	return aw_conclude(sandbox, socket, c);
 }
 
@@ -80,6 +81,7 @@ static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
 	c->direction = AW_DIRECTION_IN;
+	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
 	return aw_conclude(sandbox, socket, c);
 }
 
@@ -103,8 +105,7 @@ int aw_ingress(struct __sk_buff *skb)
 	c.direction = AW_DIRECTION_IN;
 	if (refused)
 		return aw_refuse(sandbox, socket, &c, refused);
-	socket->sandbox = c.id;
-	aw_note_listener(socket, sk->state, &c);
+	aw_note_socket(socket, sk->state, &c);
 	if (c.listening)
 		return aw_take_syn(sandbox, socket, &c);
 	if (c.protocol == IPPROTO_TCP)

@@ -77,13 +77,13 @@ struct aw_socket {
 	__u32 uid;
 	__u16 remote_port;
 	__u16 claimed_port;
+	__u16 local_port;
 	__u8 protocol;
 	__u8 verdict; /* ALLOW or DENY: what the rules say, whatever the mode */
 	__u8 reason;
 	__u8 direction;
 	__u8 mode; /* under which the verdict was reported */
 	__u8 flags; /* AW_SOCKET_* */
-	__u8 _pad[2];
 	char comm[AW_COMM_LEN];
 };
 

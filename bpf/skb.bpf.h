@@ -11,12 +11,13 @@
 #define AW_TCP_LISTEN 10 /* enum tcp_state, include/net/tcp_states.h */
 
 /*
- * Notes a listener, and turns the socket that accept() will return, a clone of the listener's
+ * Tags the socket, notes a listener, and turns the socket that accept() will return, a clone of the listener's
  * entry, into a flow of its own: that is how the direction comes from the socket.
  */
-static __always_inline void aw_note_listener(struct aw_socket *socket, __u32 state,
-					     struct aw_case *c)
+static __always_inline void aw_note_socket(struct aw_socket *socket, __u32 state, struct aw_case *c)
 {
+	if (!socket->sandbox)
+		socket->sandbox = c->id; /* made before the wall was attached */
 	if (c->protocol != IPPROTO_TCP)
 		return;
 	if (state == AW_TCP_LISTEN) {

@@ -20,7 +20,8 @@ static __always_inline void aw_flow_key_of(const struct aw_socket *socket, struc
 	key->generation = socket->generation;
 	key->rule = socket->rule;
 	key->pid = socket->pid;
-	key->port = socket->remote_port;
+	key->port = socket->direction == AW_DIRECTION_IN ? socket->local_port :
+							     socket->remote_port;
 	key->protocol = socket->protocol;
 	key->direction = socket->direction;
 	key->verdict = socket->verdict == AW_VERDICT_ALLOW ? AW_VERDICT_ALLOW :
@@ -123,9 +124,10 @@ static __always_inline bool aw_recall(struct aw_socket *socket, const struct aw_
 	bool match;
 
 	bpf_spin_lock(&socket->lock);
-	match = socket->generation == sandbox->generation && socket->mode == sandbox->mode &&
-		socket->protocol == c->protocol && socket->remote_port == c->remote_port &&
-		socket->direction == c->direction && aw_same_address(socket->remote, &c->remote);
+	match = socket->generation == sandbox->generation && socket->sandbox == c->id &&
+		socket->mode == sandbox->mode && socket->protocol == c->protocol &&
+		socket->remote_port == c->remote_port && socket->direction == c->direction &&
+		aw_same_address(socket->remote, &c->remote);
 	if (match) {
 		c->verdict = socket->verdict;
 		c->reason = socket->reason;
@@ -150,9 +152,11 @@ static __always_inline void aw_remember(struct aw_socket *socket, const struct a
 		aw_flush(socket);
 	bpf_spin_lock(&socket->lock);
 	socket->generation = sandbox->generation;
+	socket->sandbox = c->id;
 	socket->mode = sandbox->mode;
 	socket->protocol = c->protocol;
 	socket->remote_port = c->remote_port;
+	socket->local_port = c->local_port;
 	socket->direction = c->direction;
 	socket->remote[0] = c->remote.halves[0];
 	socket->remote[1] = c->remote.halves[1];

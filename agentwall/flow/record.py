@@ -71,6 +71,9 @@ class FlowTotals:
     task: Task
     direction: Direction
     remote: Endpoint
+    """Inward with port 0: every visit has another one."""
+    local_port: int
+    """The sandbox's own port of an inward flow; 0 outward."""
     verdict: Verdict
     """ALLOW, or WOULD_DENY in audit mode."""
     code: ReasonCode

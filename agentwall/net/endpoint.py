@@ -55,7 +55,7 @@ def canonical(address: IPAddress) -> IPAddress:
 
 
 def destination(address: IPAddress) -> IPAddress:
-    """Return where a connect() to *address* really goes: canonical, and loopback for 0.0.0.0 and ::.
+    """Return where a connect() to *address* goes: canonical, and loopback for 0.0.0.0 and ::.
 
     Linux takes the unspecified address as "this host" in connect() and sendto().
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Port specifications: ``443``, ``8000-8010``, ``udp/53``, ``tcp/*``, ``icmp``, ``ip/132``, ``any``.
+"""Port entries: ``443``, ``8000-8010``, ``udp/53``, ``tcp/*``, ``icmp``, ``ip/132``, ``any``.
 
 A specification becomes ranges over one number line, ``protocol << 16 | port``, on which the
 evaluator, the compiler and the BPF programs all work. Protocols without ports sit at port 0 and
@@ -44,7 +44,7 @@ def whole_protocol(protocol: int) -> PortRange:
 
 ICMP = (whole_protocol(L4Protocol.ICMP), whole_protocol(L4Protocol.ICMPV6))
 ANY = (*ICMP, whole_protocol(L4Protocol.TCP), whole_protocol(L4Protocol.UDP))
-"""``any`` in an allow or inbound rule: TCP, UDP and echo. Other protocols are named (``ip/132``)."""
+"""``any`` in an allow or inbound rule: TCP, UDP and echo. Others are named (``ip/132``)."""
 
 _PORTS = re.compile(r"(?:(tcp|udp)/)?(?:(\*)|(\d{1,9})(?:-(\d{1,9}))?)", re.ASCII)
 _PROTOCOL = re.compile(r"ip/(\d{1,9})", re.ASCII)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy as typed values: what ``load`` makes and ``evaluate``, ``compile`` and ``lint`` read."""
+"""A policy as typed values: ``load`` makes them; ``evaluate``, ``compile`` and ``lint`` read."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from agentwall.policy.model import Rule
 
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
-    """The verdict for one range of selectors (``protocol << 16 | port``): ``struct aw_interval``."""
+    """The verdict for a range of selectors (``protocol << 16 | port``): ``struct aw_interval``."""
 
     first: int
     last: int
@@ -48,4 +48,4 @@ class RuleTables:
     interval_sets: tuple[tuple[Interval, ...], ...]
     """Each sorted, disjoint, adjacent equals merged. Shared by both tables; set 0 is empty."""
     protocols: tuple[int, ...]
-    """IP protocols beyond TCP and UDP that allow rules name (1 and 58 for ``icmp``), sorted."""
+    """IP protocols beyond TCP and UDP that allow and inbound rules name (1 and 58 for ``icmp``)."""
