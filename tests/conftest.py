@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test shares: kernel tests are skipped, with the reason, where they cannot run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked ``kernel`` for a user who may not load programs."""
+    if item.get_closest_marker("kernel") and os.geteuid() != 0:
+        pytest.skip("needs root: loads BPF programs")
