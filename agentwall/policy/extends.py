@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a policy file and, under ``extends`` and ``cidr_file``, every file it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import agentwall
+from agentwall.errors import PolicyError, SourceLocation
+from agentwall.policy.document import PolicyDocument
+from agentwall.policy.lists import parse_list
+from agentwall.policy.model import RulePrefix, Section
+from agentwall.policy.problems import Problems, show
+from agentwall.policy.source import Place, Source, parse_source
+from agentwall.policy.wording import validate
+
+SITE_POLICIES = Path("/etc/agentwall/policies")
+MAX_FILE_BYTES = 64 << 20
+MAX_CHAIN = 16
+"""How many policies may stand on one another."""
+
+
+def shipped_policies() -> Path:
+    """Return the directory of the policies that come with agentwall.
+
+    A wheel carries them inside the package; a checkout has them beside it.
+    """
+    package = Path(agentwall.__file__).parent
+    packed = package / "_policies"
+    return packed if packed.is_dir() else package.parent / "policies"
+
+
+def default_search_path() -> tuple[Path, ...]:
+    """Return where ``extends`` looks after the directory of the extending file."""
+    return (SITE_POLICIES, shipped_policies())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFile:
+    """One policy file, valid on its own, with the lists it names."""
+
+    source: Source
+    document: PolicyDocument
+    lists: dict[tuple[Section, int], tuple[RulePrefix, ...]]
+    """What ``cidr_file`` of (section, index) holds."""
+    contents: tuple[tuple[str, bytes], ...]
+    """Path and content of each file read for this one, its own last."""
+
+
+def gather(path: str, search_path: Sequence[Path]) -> list[PolicyFile]:
+    """Read *path* and its bases: bases first, left to right, each file once.
+
+    Raises:
+        PolicyError: With everything that is wrong in any of the files.
+    """
+    gatherer = _Gatherer(search_path)
+    try:
+        raw = _read(path)
+    except (OSError, ValueError) as err:
+        problem = f"cannot be read: {_reason(err)}"
+        raise PolicyError(SourceLocation(path, 1, 1), "", problem) from err
+    gatherer.add(path, raw)
+    gatherer.problems.raise_any()
+    return gatherer.files
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        raw = file.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return raw
+
+
+def _reason(err: OSError | ValueError) -> str:
+    text = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
+    return text[:1].lower() + text[1:]
+
+
+def _display(path: str) -> str:
+    """Return *path* relative to the working directory if it lies below it."""
+    if not os.path.isabs(path):
+        return os.path.normpath(path)
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+class _Gatherer:
+    def __init__(self, search_path: Sequence[Path]) -> None:
+        self.files: list[PolicyFile] = []
+        self.problems = Problems()
+        self._search_path = search_path
+        self._seen: set[str] = set()
+        self._chain: list[tuple[str, str]] = []
+        self._lists: dict[str, tuple[RulePrefix, ...]] = {}
+
+    def add(self, path: str, raw: bytes) -> None:
+        identity = os.path.realpath(path)
+        self._seen.add(identity)
+        self._chain.append((identity, path))
+        try:
+            source = parse_source(raw, path)
+            document = validate(source, self.problems)
+            if document is not None:
+                self._add_bases(source, document)
+                self._add_document(source, document, raw)
+        except PolicyError as err:
+            self.problems.add_error(err)
+        finally:
+            self._chain.pop()
+
+    def _add_bases(self, source: Source, document: PolicyDocument) -> None:
+        for index, name in enumerate(document.extends):
+            place = ("extends", index)
+            found = self._find(source, place, name)
+            if found is None:
+                continue
+            path, raw = found
+            identity = os.path.realpath(path)
+            steps = [shown for known, shown in self._chain]
+            if identity in (known for known, shown in self._chain):
+                way = " -> ".join((*steps, path))
+                self.problems.add(source.locate(place), place, f"cycle: {way}")
+            elif len(self._chain) >= MAX_CHAIN:
+                problem = f"expected at most {MAX_CHAIN} policies that stand on one another"
+                self.problems.add(source.locate(place), place, problem)
+            elif identity not in self._seen:
+                self.add(path, raw)
+
+    def _find(self, source: Source, place: Place, name: str) -> tuple[str, bytes] | None:
+        directories = (os.path.dirname(source.path), *map(str, self._search_path))
+        for directory in directories:
+            path = _display(os.path.join(directory, f"{name}.yaml"))
+            try:
+                return path, _read(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, ValueError) as err:
+                problem = f"{show(path)} cannot be read: {_reason(err)}"
+                self.problems.add(source.locate(place), place, problem)
+                return None
+        places = ", ".join(("this file's directory", *map(str, self._search_path)))
+        problem = f"expected the name of a policy, got {show(name)} (no {name}.yaml in {places})"
+        self.problems.add(source.locate(place), place, problem)
+        return None
+
+    def _add_document(self, source: Source, document: PolicyDocument, raw: bytes) -> None:
+        lists: dict[tuple[Section, int], tuple[RulePrefix, ...]] = {}
+        contents: list[tuple[str, bytes]] = []
+        for section in Section:
+            for index, rule in enumerate(getattr(document, section.value)):
+                if not rule.cidr_file:
+                    continue
+                place = (section.value, index, "cidr_file")
+                path = _display(os.path.join(os.path.dirname(source.path), rule.cidr_file))
+                try:
+                    lists[section, index] = self._load_list(path, contents)
+                except PolicyError as err:
+                    self.problems.add_error(err)
+                except (OSError, ValueError) as err:
+                    problem = f"{show(path)} cannot be read: {_reason(err)}"
+                    self.problems.add(source.locate(place), place, problem)
+        contents.append((source.path, raw))
+        self.files.append(
+            PolicyFile(source=source, document=document, lists=lists, contents=tuple(contents))
+        )
+
+    def _load_list(self, path: str, contents: list[tuple[str, bytes]]) -> tuple[RulePrefix, ...]:
+        if path not in self._lists:
+            raw = _read(path)
+            self._lists[path] = parse_list(raw, path)
+            contents.append((path, raw))
+        return self._lists[path]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warnings about policies that load but hardly say what their author means. Few, and true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from agentwall.errors import SourceLocation
+from agentwall.net.endpoint import IPNetwork
+from agentwall.net.ports import ANY, PortRange
+from agentwall.net.reserved import METADATA_SERVICES, RESERVED_BLOCKS
+from agentwall.policy.lookup import PrefixIndex
+from agentwall.policy.model import Policy, Rule, RulePrefix
+
+# A rule on 127.0.0.1 or ::1 names one host, and is how loopback is opened.
+_WHOLE_BLOCKS = frozenset(
+    block for block in RESERVED_BLOCKS if block.prefixlen < block.max_prefixlen
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LintWarning:
+    """Something a reviewer should look at."""
+
+    where: SourceLocation
+    what: str
+    """The rule's id, or the key."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}: warning: {self.text}"
+
+
+def lint_policy(policy: Policy) -> tuple[LintWarning, ...]:
+    """Return the warnings about *policy*, bases included, in the order of its rules."""
+    return tuple(_warnings(policy))
+
+
+def _warnings(policy: Policy) -> Iterator[LintWarning]:
+    if not policy.tests:
+        where = SourceLocation(policy.files[-1], 1, 1)
+        yield LintWarning(where, "tests", "no tests: a change of the rules goes unnoticed")
+    denies = [(rule, PrefixIndex(rule.prefixes)) for rule in policy.deny]
+    for rule in policy.allow:
+        yield from _about_width(rule)
+        yield from _about_shadow(rule, denies)
+    for rule in policy.inbound:
+        yield from _about_loopback(rule)
+    for rules in (policy.allow, policy.deny, policy.inbound):
+        yield from _about_repetition(rules)
+        for rule in rules:
+            if not rule.prefixes:
+                yield LintWarning(rule.where, rule.id, "matches nothing: its cidr_file is empty")
+
+
+def _about_width(rule: Rule) -> Iterator[LintWarning]:
+    everything = _covers(rule.ports, ANY)
+    for prefix in rule.prefixes:
+        network = prefix.network
+        if network in METADATA_SERVICES:
+            text = f"opens a metadata service ({network.network_address}), which hands out keys"
+            yield LintWarning(prefix.where, rule.id, text)
+        elif network in _WHOLE_BLOCKS:
+            yield LintWarning(prefix.where, rule.id, f"opens the whole reserved block {network}")
+    if everything and (widest := [p for p in rule.prefixes if p.network.prefixlen == 0]):
+        text = "opens every port of every address outside the reserved blocks"
+        yield LintWarning(widest[0].where, rule.id, text)
+
+
+def _about_shadow(rule: Rule, denies: Sequence[tuple[Rule, PrefixIndex]]) -> Iterator[LintWarning]:
+    covering = [(deny, index) for deny, index in denies if _covers(deny.ports, rule.ports)]
+    if not rule.prefixes or not covering:
+        return
+    by = [_first_holding(prefix.network, covering) for prefix in rule.prefixes]
+    if all(by):
+        yield LintWarning(rule.where, rule.id, f"allows nothing: {by[0]} denies all of it")
+
+
+def _first_holding(network: IPNetwork, denies: Sequence[tuple[Rule, PrefixIndex]]) -> str | None:
+    for deny, index in denies:
+        if index.find(network.network_address, longest=network.prefixlen):
+            return deny.id
+    return None
+
+
+def _about_loopback(rule: Rule) -> Iterator[LintWarning]:
+    if rule.prefixes and all(p.network.is_loopback for p in rule.prefixes):
+        yield LintWarning(rule.where, rule.id, "never asked: loopback is not inbound")
+
+
+def _about_repetition(rules: Sequence[Rule]) -> Iterator[LintWarning]:
+    """Warn once a rule about prefixes that an earlier line has with at least the same ports."""
+    seen: dict[IPNetwork, list[tuple[Rule, RulePrefix]]] = {}
+    for rule in rules:
+        repeated: list[tuple[RulePrefix, RulePrefix]] = []
+        for prefix in rule.prefixes:
+            earlier = seen.setdefault(prefix.network, [])
+            first = next((p for r, p in earlier if _covers(r.ports, rule.ports)), None)
+            if first:
+                repeated.append((prefix, first))
+            else:
+                earlier.append((rule, prefix))
+        if repeated:
+            prefix, first = repeated[0]
+            more = f", and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+            text = f"{prefix.network} is already at {first.where}{more}"
+            yield LintWarning(prefix.where, rule.id, text)
+
+
+def _covers(wide: Sequence[PortRange], narrow: Sequence[PortRange]) -> bool:
+    return all(any(w.first <= n.first and n.last <= w.last for w in wide) for n in narrow)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy files to a :class:`~agentwall.policy.model.Policy`, strictly.
+
+Reading is in :mod:`agentwall.policy.extends`, the keys in :mod:`agentwall.policy.document`; here
+the files are merged. Every fault is a :class:`~agentwall.errors.PolicyError` with a place, and all
+faults that can be found at once are attached to the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentwall.errors import PolicyError
+from agentwall.flow.verdict import Verdict
+from agentwall.net.ports import PortRange
+from agentwall.policy.compile import extra_protocols
+from agentwall.policy.document import (
+    NAME_PATTERN,
+    AllowRule,
+    DenyRule,
+    InboundRule,
+    PolicyDocument,
+)
+from agentwall.policy.extends import PolicyFile, default_search_path, gather, shipped_policies
+from agentwall.policy.model import Policy, PolicyTest, Rule, RulePrefix, Section
+from agentwall.policy.problems import Problems, show
+
+MAX_EXTRA_PROTOCOLS = 8
+"""``AW_MAX_PROTOCOLS`` of ``bpf/abi.h``."""
+
+
+def load_policy(
+    path: str | os.PathLike[str], *, search_path: Sequence[Path] | None = None
+) -> Policy:
+    """Load the policy file *path* with its bases and lists.
+
+    Args:
+        path: Shown in places as given here.
+        search_path: Where ``extends`` looks after the file's own directory; by default
+            /etc/agentwall/policies and the policies shipped with agentwall.
+
+    Raises:
+        PolicyError: Whatever is wrong with the file or those it names, unreadable ones included;
+            :attr:`~agentwall.errors.PolicyError.errors` holds everything found.
+    """
+    files = gather(os.fspath(path), default_search_path() if search_path is None else search_path)
+    return _merge(files)
+
+
+def default_policy() -> Policy:
+    """Load the policy that holds where none is given: everything is denied but loopback."""
+    return load_policy(shipped_policies() / "default-deny.yaml")
+
+
+def _merge(files: Sequence[PolicyFile]) -> Policy:
+    own = files[-1]
+    names = _names(files)
+    rules = {
+        section: tuple(
+            rule
+            for file, name in zip(files, names, strict=True)
+            for rule in _rules(file, name, section)
+        )
+        for section in Section
+    }
+    _check_protocols(rules[Section.ALLOW] + rules[Section.INBOUND])
+    scalars = _inherited(files)
+    contents = [content for file in files for content in file.contents]
+    return Policy(
+        name=names[-1],
+        mode=scalars.mode,
+        on_error=scalars.on_error,
+        refuse_with=scalars.refuse_with,
+        loopback=scalars.loopback,
+        allow=rules[Section.ALLOW],
+        deny=rules[Section.DENY],
+        inbound=rules[Section.INBOUND],
+        tests=_tests(own),
+        files=tuple(dict.fromkeys(path for path, _ in contents)),
+        digest=hashlib.sha256(b"".join(raw for _, raw in contents)).hexdigest(),
+    )
+
+
+def _inherited(files: Sequence[PolicyFile]) -> PolicyDocument:
+    """Return a document whose single values are those of the last file that sets each."""
+    merged: dict[str, object] = {}
+    for file in files:
+        for key in file.document.model_fields_set & {"mode", "on_error", "refuse_with", "loopback"}:
+            merged[key] = getattr(file.document, key)
+    return PolicyDocument(version=1).model_copy(update=merged)
+
+
+def _names(files: Sequence[PolicyFile]) -> list[str]:
+    seen: dict[str, str] = {}
+    problems = Problems()
+    names = []
+    for file in files:
+        path = file.source.path
+        name = file.document.name or _name_of_file(path)
+        if name in seen:
+            # Rule ids are made of names: two rules must not share one.
+            problem = f"expected a name of its own, got {show(name)}, which {seen[name]} has"
+            problems.add(file.source.locate(("name",), key=True), ("name",), problem)
+        seen[name] = path
+        names.append(name)
+    problems.raise_any()
+    return names
+
+
+def _name_of_file(path: str) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(path).stem)[:63]
+    return stem if re.fullmatch(NAME_PATTERN, stem) else "policy"
+
+
+def _rules(file: PolicyFile, name: str, section: Section) -> list[Rule]:
+    documents: tuple[AllowRule | DenyRule | InboundRule, ...] = getattr(
+        file.document, section.value
+    )
+    return [
+        Rule(
+            policy=name,
+            section=section,
+            index=index,
+            prefixes=_prefixes(file, section, index, document),
+            ports=_ports(document.ports),
+            where=file.source.locate((section.value, index)),
+            note=document.note or None,
+        )
+        for index, document in enumerate(documents)
+    ]
+
+
+def _prefixes(
+    file: PolicyFile, section: Section, index: int, document: AllowRule | DenyRule | InboundRule
+) -> tuple[RulePrefix, ...]:
+    if document.cidr_file:
+        return file.lists[section, index]
+    where = file.source.locate((section.value, index, "cidr"))
+    return tuple(RulePrefix(network, where) for network in document.cidr)
+
+
+def _ports(entries: Sequence[tuple[PortRange, ...]]) -> tuple[PortRange, ...]:
+    return tuple(dict.fromkeys(r for entry in entries for r in entry))
+
+
+def _check_protocols(rules: Sequence[Rule]) -> None:
+    """Refuse more protocols than the kernel's record of a sandbox has room for."""
+    found: set[int] = set()
+    for rule in rules:
+        found.update(extra_protocols((rule,)))
+        if len(found) > MAX_EXTRA_PROTOCOLS:
+            problem = (
+                f"expected at most {MAX_EXTRA_PROTOCOLS} protocols beside TCP and UDP in one "
+                f"policy (icmp counts as 2), got {len(found)}"
+            )
+            key = f"{rule.section.value}[{rule.index}].ports"
+            raise PolicyError(rule.where, key, problem)
+
+
+def _tests(file: PolicyFile) -> tuple[PolicyTest, ...]:
+    return tuple(
+        PolicyTest(
+            remote=row.to,
+            expect=Verdict(row.expect),
+            where=file.source.locate(("tests", index)),
+        )
+        for index, row in enumerate(file.document.tests)
+    )

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is generated from the document model: the JSON Schema and the reference's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from agentwall.policy.document import (
+    AllowRule,
+    DenyRule,
+    InboundRule,
+    PolicyDocument,
+    TestRow,
+)
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "A policy": PolicyDocument,
+    "A rule under `allow`": AllowRule,
+    "A rule under `deny`": DenyRule,
+    "A rule under `inbound`": InboundRule,
+    "A row under `tests`": TestRow,
+}
+
+
+def json_schema() -> str:
+    """Return the JSON Schema (2020-12) of policy files, as a document of its own."""
+    schema = _tidied(PolicyDocument.model_json_schema())
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": PolicyDocument.model_config["title"],
+    }
+    return json.dumps(head | schema, indent=2, ensure_ascii=True) + "\n"
+
+
+def _tidied(node: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return *node* without the titles pydantic makes up, and defaults that are no YAML."""
+    if isinstance(node, list):
+        return [_tidied(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _tidied(value)
+        for key, value in node.items()
+        if key != "title" and (key != "default" or (isinstance(value, str) and value))
+    }
+
+
+def keys_markdown() -> str:
+    """Return a table of keys for each kind of map in a policy, in markdown."""
+    return "\n".join(line for title, model in _SECTIONS.items() for line in _table(title, model))
+
+
+def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
+    yield from (f"### {title}", "", "| key | example | default | meaning |", "|---|---|---|---|")
+    # What decides comes before the note, which subclasses inherit ahead of their own keys.
+    for key, field in sorted(model.model_fields.items(), key=lambda item: item[0] == "note"):
+        examples = "<br>".join(f"`{_flow(example)}`" for example in field.examples or ())
+        cells = (f"`{key}`", examples, _default(key, field), field.description or "")
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield ""
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if key == "ports":
+        return "everything"
+    value = field.default
+    # Enumerations stand for their value; what is empty is simply absent.
+    return f"`{getattr(value, 'value', value)}`" if value not in ("", ()) else ""
+
+
+def _flow(value: object) -> str:
+    """Return *value* as YAML on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    text = str(value)
+    return f'"{text}"' if ":" in text or "[" in text else text

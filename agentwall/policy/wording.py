@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pydantic found wrong, in the words and places of the policy file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from agentwall.errors import SourceLocation
+from agentwall.policy.document import (
+    BASE_PATTERN,
+    LATER_KEYS,
+    NAME_PATTERN,
+    PATH_PATTERN,
+    AllowRule,
+    DenyRule,
+    InboundRule,
+    PolicyDocument,
+    TestRow,
+)
+from agentwall.policy.problems import Problems, show
+from agentwall.policy.source import Source
+
+_ITEMS: Mapping[str, type[BaseModel]] = {
+    "allow": AllowRule,
+    "deny": DenyRule,
+    "inbound": InboundRule,
+    "tests": TestRow,
+}
+_EXPECTED = {
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "a map",
+    "string_too_long": "a shorter text",
+}
+_EXPECTED_PATTERN = {
+    f"^{NAME_PATTERN}$": "letters, digits, dots, dashes and underscores",
+    f"^{BASE_PATTERN}$": "a name relative to this file",
+    f"^{PATH_PATTERN}$": "a path",
+}
+
+
+def validate(source: Source, problems: Problems) -> PolicyDocument | None:
+    """Return the document in *source*; or None, with what is wrong noted in *problems*."""
+    try:
+        return PolicyDocument.model_validate(source.data)
+    except ValidationError as err:
+        errors = err.errors(include_url=False)
+    excused = {place for error in errors for place in _excused(error)}
+    for error in sorted(errors, key=lambda e: _where(e, source)):
+        place = tuple(error["loc"])
+        if place not in excused or error["type"] not in ("missing", "too_short"):
+            text = _unknown_key(place) if _is_unknown(error) else _problem(error, place)
+            problems.add(_where(error, source), place, text)
+    return None
+
+
+def _excused(error: ErrorDetails) -> Iterator[tuple[str | int, ...]]:
+    """Yield places whose own error only repeats this one."""
+    place = tuple(error["loc"])
+    if _is_unknown(error) and place[-1] in LATER_KEYS:
+        # A rule by a key of a later version may not need the others.
+        yield (*place[:-1], "ports")
+    elif _is_unknown(error) and (meant := _meant_key(place)):
+        yield (*place[:-1], meant)
+    elif error["type"] == "too_short" and error["input"]:
+        # pydantic counts the valid entries only.
+        yield place
+
+
+def _is_unknown(error: ErrorDetails) -> bool:
+    return error["type"] == "extra_forbidden"
+
+
+def _where(error: ErrorDetails, source: Source) -> SourceLocation:
+    return source.locate(error["loc"], key=_is_unknown(error))
+
+
+def _unknown_key(place: tuple[str | int, ...]) -> str:
+    if place[-1] in LATER_KEYS:
+        return "not supported by this version of agentwall"
+    if meant := _meant_key(place):
+        return f"unknown key; did you mean {meant}?"
+    return f"unknown key; expected one of {', '.join(_model(place).model_fields)}"
+
+
+def _meant_key(place: tuple[str | int, ...]) -> str | None:
+    close = difflib.get_close_matches(str(place[-1]), _model(place).model_fields, n=1)
+    return close[0] if close else None
+
+
+def _model(place: tuple[str | int, ...]) -> type[BaseModel]:
+    return _ITEMS[str(place[0])] if len(place) > 1 else PolicyDocument
+
+
+def _problem(error: ErrorDetails, place: tuple[str | int, ...]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "missing":
+        if place[-1] == "ports":
+            return "expected a list of ports ([any] opens every port), got nothing"
+        return "expected a value, got nothing"
+    if kind == "too_short":
+        return "expected at least one entry, got an empty list"
+    got = show(error["input"])
+    if kind in ("enum", "literal_error"):
+        return f"expected {context['expected']}, got {got}"
+    if kind == "string_pattern_mismatch":
+        return f"expected {_EXPECTED_PATTERN[context['pattern']]}, got {got}"
+    # What pydantic adds in later versions still reads as a sentence.
+    return f"expected {_EXPECTED.get(kind) or error['msg'].lower()}, got {got}"

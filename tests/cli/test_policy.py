@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentwall policy`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from rig.tree import ROOT
+
+from agentwall.cli.main import main
+from agentwall.policy.schema import json_schema
+
+POLICY = """\
+version: 1
+name: p
+allow:
+  - {cidr: 10.20.0.0/24, ports: [8000-8010], note: servers}
+deny:
+  - cidr: 10.20.0.9
+inbound:
+  - {cidr: 10.20.0.1, ports: [8000]}
+tests:
+  - {to: "10.20.0.7:8000", expect: allow}
+  - {to: "10.20.0.9:8000", expect: deny}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(POLICY)
+
+
+def _write(name, text):
+    with open(name, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _run(capsys, *argv):
+    code = main(["policy", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_check(capsys):
+    """A good policy is said to be valid, on stdout."""
+    code, out, err = _run(capsys, "check", "p.yaml", "--strict")
+
+    assert (code, err) == (0, "")
+    assert out == "p.yaml: valid (1 allow, 1 deny, 1 inbound, 2 tests)\n"
+
+
+def test_check_prints_every_problem(capsys):
+    """Everything wrong with each file is printed; the good ones are still checked."""
+    _write("bad.yaml", "version: 2\nalow: []\n")
+    code, out, err = _run(capsys, "check", "bad.yaml", "missing.yaml", "p.yaml")
+
+    assert code == 2
+    assert err.splitlines() == [
+        "agentwall: bad.yaml:1:10: version: expected 1, got 2",
+        "agentwall: bad.yaml:2:1: alow: unknown key; did you mean allow?",
+        "agentwall: missing.yaml:1:1: cannot be read: no such file or directory",
+    ]
+    assert out.startswith("p.yaml: valid")
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], 0), (["--strict"], 1)])
+def test_warnings(capsys, options, expected):
+    """A warning counts under --strict only."""
+    _write("w.yaml", "version: 1\n")
+    code, out, err = _run(capsys, "check", *options, "w.yaml")
+
+    assert code == expected
+    assert err == "w.yaml:1:1: tests: warning: no tests: a change of the rules goes unnoticed\n"
+    assert "valid" in out
+
+
+def test_terminal_is_not_steered(capsys):
+    """What a policy file holds cannot act on the terminal."""
+    _write("\x1b[2J.yaml", 'version: 1\n"\\e[31m": x\nname: "\\e"\n')
+    code, out, err = _run(capsys, "check", "\x1b[2J.yaml")
+
+    assert code == 2
+    assert "\x1b" not in out + err
+    assert "\\x1b[2J.yaml:2:1: '\\x1b[31m': unknown key" in err
+
+
+def test_test(capsys):
+    """Rows that hold are counted."""
+    code, out, err = _run(capsys, "test", "p.yaml")
+
+    assert (code, out, err) == (0, "p.yaml: 2 of 2 tests passed\n", "")
+
+
+def test_failed_row(capsys):
+    """A row that fails says what decided, and fails the command."""
+    _write("f.yaml", POLICY.replace('9:8000", expect: deny', '9:8000", expect: allow'))
+    code, out, err = _run(capsys, "test", "f.yaml", "p.yaml")
+
+    assert code == 1
+    assert err == (
+        "f.yaml:11:5: tcp/10.20.0.9:8000: expected allow, got deny (p:deny[0] at f.yaml:6:11)\n"
+    )
+    assert out.splitlines() == ["f.yaml: 1 of 2 tests passed", "p.yaml: 2 of 2 tests passed"]
+
+
+def test_test_of_invalid_policy(capsys):
+    """An invalid policy outweighs a failed row."""
+    _write("bad.yaml", "")
+    _write("f.yaml", POLICY.replace("expect: deny", "expect: allow"))
+    code, _, _ = _run(capsys, "test", "bad.yaml", "f.yaml")
+
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected", "lines"),
+    [
+        (
+            ["10.20.0.7:8000"],
+            0,
+            [
+                "allow  out tcp/10.20.0.7:8000",
+                "  rule    p:allow[0]: 10.20.0.0/24, tcp/8000-8010",
+                "  at      p.yaml:4:12",
+                "  note    servers",
+            ],
+        ),
+        (
+            ["[::ffff:10.20.0.9]:8000"],
+            1,
+            [
+                "deny  out tcp/10.20.0.9:8000",
+                "  rule    p:deny[0]: 10.20.0.9/32, everything",
+                "  at      p.yaml:6:11",
+                "  permit  no allow can undo it: denied by p:deny[0]",
+            ],
+        ),
+        (
+            ["udp/8.8.8.8:53"],
+            1,
+            [
+                "deny  out udp/8.8.8.8:53",
+                "  reason  no rule matches",
+                "  permit  under allow: - {cidr: 8.8.8.8, ports: [udp/53]}",
+            ],
+        ),
+        (
+            ["10.20.0.1:40000", "--direction", "in", "--local-port", "8000"],
+            0,
+            [
+                "allow  in tcp/10.20.0.1:40000",
+                "  rule    p:inbound[0]: 10.20.0.1/32, tcp/8000",
+                "  at      p.yaml:8:12",
+            ],
+        ),
+        (
+            ["10.20.0.2:8000", "--direction", "in"],
+            1,
+            [
+                "deny  in tcp/10.20.0.2:8000",
+                "  reason  no rule matches",
+                "  permit  under inbound: - {cidr: 10.20.0.2, ports: [8000]}",
+            ],
+        ),
+    ],
+)
+def test_explain(capsys, argv, expected, lines):
+    """The deciding rule and its place, or the line that would permit."""
+    code, out, err = _run(capsys, "explain", "-p", "p.yaml", *argv)
+
+    assert (code, err) == (expected, "")
+    assert out.splitlines() == lines
+
+
+def test_explain_loopback(capsys):
+    """What loopback: auto comes to depends on the host, and that is said."""
+    code, out, _ = _run(capsys, "explain", "-p", "p.yaml", "127.0.0.1:80")
+
+    assert code == 1
+    assert "a network namespace of its own" in out
+
+
+def test_explain_json(capsys):
+    """JSON says the same, for programs."""
+    code, out, _ = _run(capsys, "explain", "-p", "p.yaml", "10.20.0.9:8000", "--format", "json")
+
+    assert code == 1
+    assert json.loads(out) == {
+        "schema": "agentwall.explain/1",
+        "policy": "p",
+        "direction": "out",
+        "protocol": "tcp",
+        "remote": {"address": "10.20.0.9", "port": 8000},
+        "local_port": None,
+        "verdict": "deny",
+        "reason": {"code": "rule", "rule": "p:deny[0]", "file": "p.yaml", "line": 6},
+        "prefix": "10.20.0.9/32",
+        "permit": None,
+        "note": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["explain", "-p", "p.yaml", "nowhere"],
+        ["explain", "-p", "p.yaml"],
+        ["explain", "10.0.0.1:1"],
+        ["explain", "-p", "missing.yaml", "10.0.0.1:1"],
+        ["explain", "-p", ".", "10.0.0.1:1"],
+        ["check"],
+        ["test"],
+        ["learn"],
+        ["diff"],
+    ],
+)
+def test_wrong_usage(capsys, argv):
+    """Wrong usage and invalid policies are exit code 2, with a reason and without a traceback."""
+    code, out, err = _run(capsys, *argv)
+
+    assert (code, out) == (2, "")
+    assert err
+    assert "Traceback" not in err
+
+
+def test_schema(capsys):
+    """The schema is printed as it is."""
+    code, out, _ = _run(capsys, "schema")
+
+    assert (code, out) == (0, json_schema())
+
+
+def test_shipped_policies_from_the_command_line(capsys):
+    """The examples are valid without a warning, and pass their tests."""
+    paths = [str(path) for path in sorted((ROOT / "policies").rglob("*.yaml"))]
+
+    assert _run(capsys, "check", "--strict", *paths)[0] == 0
+    assert _run(capsys, "test", *paths)[0] == 0
+
+
+def _in_terminal(*argv):
+    """Run a command whose stdout is a terminal; return what it showed."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+    environment.pop("NO_COLOR", None)
+    subprocess.run(
+        [sys.executable, "-m", "agentwall", "policy", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    return shown
+
+
+def test_colour_only_on_terminals(capsys):
+    """A terminal gets colour, a pipe plain text."""
+    argv = ["explain", "-p", "p.yaml", "8.8.8.8:53"]
+    _, piped, _ = _run(capsys, *argv)
+
+    assert "\x1b[31m" in _in_terminal(*argv)
+    assert "\x1b" not in piped
