@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel memory -> :class:`Attempt` and :class:`FlowTotals`. Pure.
+
+The layout is ``bpf/abi.h``'s; the formats below spell it for :mod:`struct`, which is several times
+faster than ctypes, and a test holds them equal to the mirror in ``abi``. Addresses, endpoints and
+tasks repeat from event to event and are made once.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from enum import Enum
+from typing import Final, NoReturn, TypeVar
+
+from agentwall.errors import EventDecodeError
+from agentwall.flow.record import Attempt, FlowTotals, Task
+from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
+from agentwall.kernel import abi
+from agentwall.net.endpoint import Endpoint, IPAddress, canonical, from_key_bytes
+
+EVENT: Final = struct.Struct("=QQQ16s16s16sIIIIIHHHHBBBBBB6x16s")
+"""``struct aw_event``."""
+FLOW_KEY: Final = struct.Struct("=Q16sIIIHBBBB6x")
+"""``struct aw_flow_key``."""
+FLOW: Final = struct.Struct("=QQQQQQI4x16s")
+"""``struct aw_flow``."""
+
+_NOWHERE = bytes(16)
+_E = TypeVar("_E", bound=Enum)
+
+
+# Lists, indexed by the number in the event: None where a number stands for nothing.
+def _by_number(mirror: type[Enum], meaning: type[_E]) -> list[_E | None]:
+    found: list[_E | None] = [None] * 256
+    for member in mirror:
+        if member.name in meaning.__members__:
+            found[member.value] = meaning[member.name]
+    return found
+
+
+_VERDICTS = _by_number(abi.Verdict, Verdict)
+_HOOKS = _by_number(abi.Hook, Hook)
+_REASONS = _by_number(abi.Reason, ReasonCode)
+_DIRECTIONS = _by_number(abi.Direction, Direction)
+
+
+@functools.lru_cache(maxsize=8192)
+def _address(raw: bytes) -> IPAddress:
+    return canonical(from_key_bytes(raw))
+
+
+@functools.lru_cache(maxsize=8192)
+def _endpoint(raw: bytes, port: int, protocol: int) -> Endpoint:
+    return Endpoint(_address(raw), port, protocol)
+
+
+@functools.lru_cache(maxsize=4096)
+def _task(pid: int, uid: int, comm: bytes) -> Task:
+    return Task(pid=pid, uid=uid, comm=comm.partition(b"\0")[0])
+
+
+def decode_event(payload: bytes) -> Attempt:
+    """Decode one ``struct aw_event``.
+
+    Args:
+        payload: Exactly 128 bytes.
+
+    Raises:
+        EventDecodeError: *payload* has another size, or a field has a value ``bpf/abi.h`` does
+            not name.
+    """
+    if len(payload) != EVENT.size:
+        raise EventDecodeError(f"event: expected {EVENT.size} bytes, got {len(payload)}")
+    # fmt: off
+    (time_ns, sandbox, cookie, remote, claimed, local, generation, rule, pid, uid, size,
+     remote_port, claimed_port, local_port, errno, protocol, hook, verdict, reason,
+     direction, socket_type, comm) = EVENT.unpack(payload)
+    # fmt: on
+    no_remote = remote == _NOWHERE and not remote_port
+    return Attempt(
+        mono_ns=time_ns,
+        sandbox=sandbox,
+        task=_task(pid, uid, comm),
+        direction=_DIRECTIONS[direction] or _unknown("event: direction", direction),
+        protocol=protocol,
+        local=None if local == _NOWHERE else _endpoint(local, local_port, protocol),
+        remote=None if no_remote else _endpoint(remote, remote_port, protocol),
+        claimed=_endpoint(claimed, claimed_port, protocol) if claimed_port else None,
+        verdict=_VERDICTS[verdict] or _unknown("event: verdict", verdict),
+        code=_REASONS[reason] or _unknown("event: reason", reason),
+        rule=None if rule == abi.NO_RULE else rule,
+        generation=generation,
+        hook=_HOOKS[hook] or _unknown("event: hook", hook),
+        errno=errno or None,
+        size_bytes=size,
+        socket_type=socket_type,
+        cookie=cookie,
+    )
+
+
+def decode_flow(key: bytes, value: bytes) -> FlowTotals:
+    """Decode one entry of ``aw_flow_table``.
+
+    Args:
+        key: Exactly 48 bytes, ``struct aw_flow_key``.
+        value: Exactly 72 bytes, ``struct aw_flow``.
+
+    Raises:
+        EventDecodeError: Another size, or a field has a value ``bpf/abi.h`` does not name.
+    """
+    if len(key) != FLOW_KEY.size:
+        raise EventDecodeError(f"flow key: expected {FLOW_KEY.size} bytes, got {len(key)}")
+    if len(value) != FLOW.size:
+        raise EventDecodeError(f"flow: expected {FLOW.size} bytes, got {len(value)}")
+    sandbox, remote, generation, rule, pid, port, *numbers = FLOW_KEY.unpack(key)
+    protocol, direction, verdict, reason = numbers
+    inward = direction == abi.Direction.IN
+    first, last, bytes_out, bytes_in, duration_ns, sockets, uid, comm = FLOW.unpack(value)
+    return FlowTotals(
+        sandbox=sandbox,
+        task=_task(pid, uid, comm),
+        direction=_DIRECTIONS[direction] or _unknown("flow key: direction", direction),
+        remote=_endpoint(remote, 0 if inward else port, protocol),
+        local_port=port if inward else 0,
+        verdict=_VERDICTS[verdict] or _unknown("flow key: verdict", verdict),
+        code=_REASONS[reason] or _unknown("flow key: reason", reason),
+        rule=None if rule == abi.NO_RULE else rule,
+        generation=generation,
+        first_mono_ns=first,
+        last_mono_ns=last,
+        bytes_out=bytes_out,
+        bytes_in=bytes_in,
+        duration_ns=duration_ns,
+        sockets=sockets,
+    )
+
+
+def _unknown(field: str, value: int) -> NoReturn:
+    raise EventDecodeError(f"{field}: expected a value of bpf/abi.h, got {value}")
