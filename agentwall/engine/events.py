@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs of the engine. Counterpart: :mod:`agentwall.engine.commands`.
+
+The order a caller keeps for one sandbox: :class:`SandboxStarted`, :class:`RulesApplied`, then
+attempts, totals, counters and losses in any order, and :class:`SandboxFinished` last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agentwall.flow.record import Attempt, FlowTotals, Process, Sandbox, SandboxKey
+from agentwall.flow.verdict import Mode
+from agentwall.policy.model import Policy
+from agentwall.policy.tables import RuleTables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxStarted:
+    """The wall around a sandbox stands; its command has not run yet."""
+
+    key: SandboxKey
+    sandbox: Sandbox
+    mono_ns: int
+    clock_offset_ns: int
+    """UTC minus CLOCK_BOOTTIME, by which kernel times become UTC."""
+    mode: Mode
+    coverage: str
+    """``full``, ``partial``, ``network-only`` or ``none``."""
+    open_roads: tuple[str, ...] = ()
+    """Why the coverage is not full, one phrase a road."""
+    command: tuple[str, ...] = ()
+    """The argument vector that runs inside."""
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """Whatever else the log should say of the start; JSON values only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulesApplied:
+    """A policy's tables are in force, and events of *generation* speak of its rules."""
+
+    key: SandboxKey
+    mono_ns: int
+    generation: int
+    policy: Policy
+    tables: RuleTables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSeen:
+    """The kernel reported one decision."""
+
+    attempt: Attempt
+    process: Process | None
+    """What /proc said of the task, or None when it had gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalsRead:
+    """The counters of one permitted flow were taken out of the kernel's flow table."""
+
+    totals: FlowTotals
+    process: Process | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountersRead:
+    """The kernel's counters of a sandbox, ``struct aw_counters``; each only ever grows."""
+
+    key: SandboxKey
+    mono_ns: int
+    denied: int
+    would_denied: int
+    probes: int
+    lost_denials: int
+    lost_flows: int
+    lost_totals: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Events were lost on the way here, outside what :class:`CountersRead` counts."""
+
+    key: SandboxKey
+    mono_ns: int
+    where: str
+    lost: int
+    """Since the last time this was said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WallDamaged:
+    """Something the policy requires is no longer in force, such as a hook that was detached."""
+
+    key: SandboxKey
+    mono_ns: int
+    what: str
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxFinished:
+    """The sandbox is empty and everything the kernel held of it was read."""
+
+    key: SandboxKey
+    mono_ns: int
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """What the log should say of the end, such as ``exit_code``; JSON values only."""
+
+
+Event = (
+    SandboxStarted
+    | RulesApplied
+    | AttemptSeen
+    | TotalsRead
+    | CountersRead
+    | Lost
+    | WallDamaged
+    | SandboxFinished
+)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How serious a record is: what ``--fail-on`` and reports go by. Pure."""
+
+from __future__ import annotations
+
+import enum
+from typing import assert_never
+
+from agentwall.flow.record import FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.verdict import Direction, Verdict
+from agentwall.net.endpoint import canonical
+from agentwall.net.reserved import innermost_block
+
+DAMAGED = "damaged"
+"""The ``state`` of a record that says the wall itself is broken."""
+
+
+class Severity(enum.IntEnum):
+    """In rising order, so that they compare."""
+
+    INFO = 0
+    LOW = 1
+    """A denied flow."""
+    MEDIUM = 2
+    """A denied flow into a reserved block or to a metadata service."""
+    HIGH = 3
+    """Mining, a tunnel."""
+    CRITICAL = 4
+    """The wall itself."""
+
+    @property
+    def label(self) -> str:
+        """As users write it."""
+        return self.name.lower()
+
+
+def severity_of(record: Record) -> Severity:
+    """Return the severity of *record*. What would be denied in audit mode counts as denied."""
+    match record:
+        case FlowRecord():
+            return _flow_severity(record)
+        case GapRecord():
+            return Severity.INFO
+        case StateRecord():
+            return Severity.CRITICAL if record.state == DAMAGED else Severity.INFO
+        case _:
+            assert_never(record)
+
+
+def _flow_severity(record: FlowRecord) -> Severity:
+    if record.verdict is Verdict.ALLOW:
+        return Severity.INFO
+    # A refused visitor from a private network is not the sandbox reaching into one.
+    if record.direction is Direction.IN or record.remote is None:
+        return Severity.LOW
+    is_reserved = innermost_block(canonical(record.remote.address)) is not None
+    return Severity.MEDIUM if is_reserved else Severity.LOW

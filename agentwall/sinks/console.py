@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``run`` says on stderr while the command lives: a line a distinct denial, sums at the end.
+
+The terminal belongs to the command; agentwall writes whole lines that begin with ``agentwall:``
+and gives up silently when nobody reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import IO
+
+from agentwall.flow.record import FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.verdict import Direction, Verdict
+from agentwall.sinks.describe import (
+    describe_bytes,
+    describe_count,
+    describe_flow,
+    describe_hook,
+    describe_process,
+    describe_reason,
+    describe_verdict,
+)
+from agentwall.sinks.escape import printable
+from agentwall.sinks.flow_keys import flow_key, is_totals, judged_port
+from agentwall.sinks.remedy import remedy_for
+
+PREFIX = "agentwall: "
+MAX_LINES = 200
+"""Distinct denials that get a line of their own; the event file has them all."""
+MAX_DISTINCT = 20_000
+"""Denials told apart; memory stays bounded."""
+
+
+class Console:
+    """A sink that prints denials as they happen. ``write``, ``flush`` and ``close`` never raise."""
+
+    def __init__(self, stream: IO[str], *, quiet: bool = False) -> None:
+        """Print on *stream*, or nothing at all if *quiet*; counts are kept either way."""
+        self._stream = stream
+        self._is_open = not quiet
+        self._distinct: set[int] = set()
+        self._printed = 0
+        self.denied = 0
+        self.would_denied = 0
+        self.permitted = 0
+        """Sockets the kernel counted at the end of their flows."""
+        self.bytes_out = 0
+        self.bytes_in = 0
+        self.lost = 0
+
+    def write(self, record: Record) -> None:
+        """Count *record*, and print it if it is a denial not seen before."""
+        match record:
+            case FlowRecord():
+                self._write_flow(record)
+            case GapRecord():
+                self.lost += record.lost
+            case StateRecord():
+                if record.state == "damaged":
+                    what = record.detail.get("what", "unknown")
+                    self.say(f"the wall is damaged: {what}")
+
+    def flush(self) -> None:
+        """Push out what the stream holds back."""
+        self._attempt("")
+
+    def close(self) -> None:
+        """Push out what the stream holds back; the stream stays open, it is not ours."""
+        self.flush()
+
+    def say(self, words: str) -> None:
+        """Print *words* as a line of agentwall's own, escaped."""
+        self._attempt(f"{PREFIX}{printable(words)}\n")
+
+    @property
+    def distinct(self) -> int:
+        """How many different denials there were, up to :data:`MAX_DISTINCT`."""
+        return len(self._distinct)
+
+    def summary(self, notes: Iterable[str] = ()) -> None:
+        """Print the sums, then *notes*, a line each: coverage, where the events are."""
+        for line in self.summary_lines():
+            self.say(line)
+        for note in notes:
+            self.say(note)
+        self.flush()
+
+    def summary_lines(self) -> list[str]:
+        """Return the sums as lines."""
+        parts = []
+        if self.denied or not self.would_denied:
+            parts.append(f"{self.denied} denied")
+        if self.would_denied:
+            parts.append(f"{self.would_denied} would be denied")
+        if self._distinct:
+            parts[-1] += f" ({self.distinct} distinct)"
+        parts.append(f"{describe_count(self.permitted, 'flow')} permitted")
+        parts.append(f"{describe_bytes(self.bytes_out)} out")
+        parts.append(f"{describe_bytes(self.bytes_in)} in")
+        lines = [", ".join(parts)]
+        if self.lost:
+            lines.append(f"{describe_count(self.lost, 'event')} lost")
+        return lines
+
+    def _write_flow(self, record: FlowRecord) -> None:
+        if is_totals(record):
+            self.permitted += record.count if record.verdict is Verdict.ALLOW else 0
+            self.bytes_out += record.bytes_out or 0
+            self.bytes_in += record.bytes_in or 0
+        elif record.verdict is not Verdict.ALLOW:
+            if record.verdict is Verdict.DENY:
+                self.denied += record.count
+            else:
+                self.would_denied += record.count
+            self._write_denial(record)
+
+    def _write_denial(self, record: FlowRecord) -> None:
+        # The hash stands for the key: a sandbox can make the keys long, not the set large.
+        key = hash(flow_key(record))
+        if key in self._distinct or len(self._distinct) >= MAX_DISTINCT:
+            return
+        self._distinct.add(key)
+        self._printed += 1
+        if self._printed <= MAX_LINES:
+            self.say(denial_line(record))
+        elif self._printed == MAX_LINES + 1:
+            self.say("more denials follow; the event file has them, the summary counts them")
+
+    def _attempt(self, text: str) -> None:
+        if not self._is_open:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            # A closed terminal must not end the command behind the wall.
+            self._is_open = False
+
+
+def denial_line(record: FlowRecord) -> str:
+    """Return one line: what, who, where to, which rule where, and what would permit it."""
+    target = describe_flow(
+        record.direction, record.protocol, record.remote, judged_port(record), record.socket_type
+    )
+    if record.name and record.direction is Direction.OUT:
+        target += f" ({printable(record.name)})"
+    remedy = remedy_for(record)
+    return (
+        f"{describe_verdict(record.verdict)} {target}"
+        f" ({describe_hook(record.hook, record.errno)})"
+        f" by {describe_process(record.process)}: {describe_reason(record.reason)};"
+        f" {'to permit, ' if remedy.startswith('under ') else ''}{remedy}"
+    )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records as JSON lines, ``agentwall.event/1``, and back. Pure; docs/event-schema.md describes it.
+
+:func:`format_line` writes, :func:`parse_line` reads; each is the other's inverse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agentwall.flow.record import FlowRecord, GapRecord, Process, Record, Sandbox, StateRecord
+from agentwall.net.endpoint import Endpoint
+from agentwall.net.ports import protocol_name
+from agentwall.sinks.escape import without_surrogates
+from agentwall.sinks.rfc3339 import format_time
+
+SCHEMA = "agentwall.event/1"
+FIRST_PREV = "0" * 64
+"""``prev`` of a log's first line."""
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """One line of an event log."""
+
+    id: str
+    """``<run>-<n>``, n counting from 1."""
+    record: Record
+    prev: str
+    """SHA-256 of the line before without its line end, hex; :data:`FIRST_PREV` on the first."""
+
+
+def format_line(event: LoggedEvent) -> bytes:
+    """Return the line of *event*, ASCII, without its line end.
+
+    Control and bidirectional characters are written as JSON escapes, so the line is safe to show.
+    """
+    document = encode(event)
+    text = _encode(document)
+    if "\\ud" in text:
+        text = _encode(_spell_surrogates(document))
+    return text.encode("ascii")
+
+
+def encode(event: LoggedEvent) -> dict[str, object]:
+    """Return the JSON document of *event*."""
+    record = event.record
+    head: dict[str, object] = {
+        "schema": SCHEMA,
+        "id": event.id,
+        "kind": _kind(record),
+        "time": format_time(record.time_ns),
+        "mono_ns": record.mono_ns,
+        "sandbox": _encode_sandbox(record.sandbox),
+    }
+    match record:
+        case FlowRecord():
+            head.update(_encode_flow(record))
+        case GapRecord():
+            head.update(where=record.where, lost=record.lost)
+        case StateRecord():
+            head.update(state=record.state, detail=dict(record.detail))
+    head["prev"] = event.prev
+    return head
+
+
+def _kind(record: Record) -> str:
+    match record:
+        case FlowRecord():
+            return "flow"
+        case GapRecord():
+            return "gap"
+        case StateRecord():
+            return "state"
+
+
+def _encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
+    return {"id": sandbox.id, "cgroup": sandbox.cgroup, "labels": dict(sandbox.labels)}
+
+
+def _encode_flow(record: FlowRecord) -> dict[str, object]:
+    reason = record.reason
+    return {
+        "process": None if record.process is None else _encode_process(record.process),
+        "direction": record.direction.value,
+        "protocol": protocol_name(record.protocol),
+        "local": _encode_endpoint(record.local),
+        "remote": _encode_remote(record.remote, record.name),
+        "claimed": _encode_endpoint(record.claimed),
+        "verdict": record.verdict.value,
+        "reason": {
+            "code": reason.code.value,
+            "rule": reason.rule,
+            "file": reason.file,
+            "line": reason.line,
+        },
+        "hook": record.hook.value,
+        "errno": record.errno,
+        "socket_type": record.socket_type,
+        "bytes_out": record.bytes_out,
+        "bytes_in": record.bytes_in,
+        "duration_ns": record.duration_ns,
+        "count": record.count,
+    }
+
+
+def _encode_process(process: Process) -> dict[str, object]:
+    return {
+        "pid": process.pid,
+        "ppid": process.ppid,
+        "uid": process.uid,
+        "comm": process.comm,
+        "exe": process.exe,
+        "argv": None if process.argv is None else list(process.argv),
+        "source": process.source.value,
+    }
+
+
+def _encode_endpoint(endpoint: Endpoint | None) -> dict[str, object] | None:
+    if endpoint is None:
+        return None
+    return {"address": str(endpoint.address), "port": endpoint.port}
+
+
+def _encode_remote(remote: Endpoint | None, name: str | None) -> dict[str, object] | None:
+    found = _encode_endpoint(remote)
+    return None if found is None else {**found, "name": name}
+
+
+def _spell_surrogates(value: object) -> object:
+    match value:
+        case str():
+            return without_surrogates(value)
+        case Mapping():
+            return {without_surrogates(str(k)): _spell_surrogates(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_spell_surrogates(item) for item in value]
+        case _:
+            return value

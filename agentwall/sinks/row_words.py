@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words for rows of a report that tables and markdown share. Pure; one line each, escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agentwall.flow.verdict import Direction, Verdict
+from agentwall.net.ports import protocol_name
+from agentwall.sinks.describe import (
+    describe_address,
+    describe_bytes,
+    describe_count,
+    describe_exit,
+    describe_flow,
+    describe_hook,
+    describe_moment,
+    describe_process,
+    describe_verdict,
+    has_ports,
+)
+from agentwall.sinks.escape import printable, shorten
+from agentwall.sinks.report_rows import AuditReport, FlowRow, SandboxRow, Totals
+from agentwall.sinks.scans import RowGroup
+
+
+def row_target(row: FlowRow) -> str:
+    """Return what was tried and where to, with the name of the address where it is known."""
+    text = describe_flow(row.direction, row.protocol, row.remote, row.port, row.socket_type)
+    return f"{text} ({shorten(printable(row.name), 80)})" if row.name else text
+
+
+def group_target(group: RowGroup) -> str:
+    """Return what was tried and where to, over all rows of *group*."""
+    row = group.first
+    name = protocol_name(row.protocol)
+    if group.addresses is not None:
+        low, high = group.addresses
+        port = f" port {row.port}" if has_ports(row.protocol) else ""
+        way = "from" if row.direction is Direction.IN else "at"
+        return f"{name}{port} {way} {len(group.rows)} addresses, {low} to {high}"
+    if group.ports is not None and row.remote is not None:
+        way = "from " if row.direction is Direction.IN else ""
+        low_port, high_port = group.ports
+        count = f"{len(group.rows)} ports, {low_port} to {high_port}"
+        return f"{name} {way}{row.remote.address}, {count}"
+    return row_target(row)
+
+
+def group_permit(group: RowGroup) -> str:
+    """Return what would permit the rows of *group*."""
+    text = printable(group.first.permit or "")
+    if not text.startswith("under "):
+        return text
+    others = len(group.rows) - 1
+    return text.removeprefix("under ") + (f" and {others} more like it" if others else "")
+
+
+def row_outcome(row: FlowRow) -> str:
+    """Return the verdict, where it fell and what the application saw.
+
+    ``denied (connect, EPERM)``.
+    """
+    seen = dict.fromkeys(
+        describe_hook(hook, row.errno if index == 0 else None)
+        for index, hook in enumerate(row.hooks)
+    )
+    text = f"{describe_verdict(row.verdict)} ({'; '.join(seen)})"
+    if row.claimed is not None:
+        text += f", asked for {describe_address(row.claimed.address, row.claimed.port)}"
+    return text
+
+
+def group_process(group: RowGroup) -> str:
+    """Return the process of *group*, and how many more of its name there were."""
+    others = len({pid for row in group.rows for pid in row.pids}) - 1
+    more = f" and {others} more" if others > 0 else ""
+    return f"{describe_process(group.first.process)}{more}"
+
+
+def totals_words(totals: Totals, distinct: int) -> Iterator[tuple[Verdict | None, str]]:
+    """Yield the sums of a report as phrases, each with the verdict it is about."""
+    if totals.denied or not totals.would_denied:
+        yield Verdict.DENY, f"{totals.denied} denied"
+    if totals.would_denied:
+        yield Verdict.WOULD_DENY, f"{totals.would_denied} would be denied"
+    if distinct:
+        yield None, f"{distinct}{'+' if totals.unlisted_denials else ''} distinct"
+    yield Verdict.ALLOW, f"{totals.permitted} permitted"
+    yield None, f"{describe_bytes(totals.bytes_out)} out"
+    yield None, f"{describe_bytes(totals.bytes_in)} in"
+    if totals.probes:
+        yield None, describe_count(totals.probes, "probe")
+    if totals.lost:
+        yield None, f"{describe_count(totals.lost, 'event')} lost"
+
+
+def period_words(totals: Totals) -> str:
+    """Return from when to when, in UTC, or nothing if no flow was seen."""
+    if totals.first_ns is None or totals.last_ns is None:
+        return ""
+    first, last = describe_moment(totals.first_ns), describe_moment(totals.last_ns)
+    if first == last:
+        return f"{first} UTC"
+    return f"{first} to {last.removeprefix(first[:11])} UTC"
+
+
+def sandbox_words(row: SandboxRow) -> Iterator[str]:
+    """Yield what is known of a sandbox, a phrase each: policy, coverage, end, labels."""
+    if row.policy is not None:
+        mode = f" ({printable(row.mode)})" if row.mode else ""
+        yield f"policy {printable(row.policy)}{mode}"
+    if row.coverage is not None:
+        yield f"coverage {printable(row.coverage)}"
+    if row.exit_code is not None:
+        yield describe_exit(row.exit_code)
+    elif row.finished_ns is None:
+        yield "not finished"
+    if row.sandbox.labels:
+        pairs = (f"{key}={value}" for key, value in row.sandbox.labels.items())
+        yield shorten(printable(" ".join(pairs)), 100)
+
+
+def sandbox_command(row: SandboxRow) -> str:
+    """Return the command that ran inside, or nothing."""
+    return shorten(printable(" ".join(row.command)), 200)
+
+
+def unlisted_words(shown: int, total: int, unlisted: int) -> str:
+    """Return the note under a table that does not show everything, or nothing."""
+    parts = []
+    if total > shown:
+        parts.append(f"{total - shown} more rows; --format json lists them")
+    if unlisted:
+        parts.append(f"{unlisted} more attempts counted but not listed")
+    return "; ".join(parts)
+
+
+def sources_words(report: AuditReport) -> str:
+    """Return how many events came from where."""
+    shown = ", ".join(shorten(printable(source), 60) for source in report.sources[:3])
+    more = len(report.sources) - 3
+    text = f"{shown} and {more} more" if more > 0 else shown
+    return f"{describe_count(report.events, 'event')} from {text}"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Severity: what makes a record serious."""
+
+from __future__ import annotations
+
+import pytest
+from rig.records import endpoint, flow, permitted, state
+
+from agentwall.engine.severity import Severity, severity_of
+from agentwall.flow.record import GapRecord
+from agentwall.flow.verdict import Direction, Verdict
+
+
+@pytest.mark.parametrize(
+    ("record", "severity"),
+    [
+        (permitted(), Severity.INFO),
+        (permitted(remote=endpoint("10.0.0.1", 80)), Severity.INFO),
+        (flow(), Severity.LOW),
+        (flow(remote=None), Severity.LOW),
+        (flow(verdict=Verdict.WOULD_DENY), Severity.LOW),
+        (flow(remote=endpoint("10.20.0.9", 22)), Severity.MEDIUM),
+        (flow(remote=endpoint("::ffff:10.20.0.9", 22)), Severity.MEDIUM),
+        (flow(remote=endpoint("169.254.169.254", 80)), Severity.MEDIUM),
+        (flow(remote=endpoint("fd00:ec2::254", 80)), Severity.MEDIUM),
+        (
+            flow(remote=endpoint("192.168.1.1", 80), verdict=Verdict.WOULD_DENY),
+            Severity.MEDIUM,
+        ),
+        # A visitor from a private network is not the sandbox reaching into one.
+        (flow(remote=endpoint("10.0.0.1", 5000), direction=Direction.IN), Severity.LOW),
+        (state("started"), Severity.INFO),
+        (state("damaged"), Severity.CRITICAL),
+    ],
+)
+def test_severity_of_record(record, severity):
+    """Denials are low, denials into reserved blocks medium, a damaged wall critical."""
+    assert severity_of(record) is severity
+
+
+def test_gaps_are_told_and_not_judged():
+    """A loss of events is information: nothing says what was in them."""
+    started = state("started")
+    gap = GapRecord(
+        sandbox=started.sandbox, time_ns=started.time_ns, mono_ns=1, where="flows", lost=3
+    )
+
+    assert severity_of(gap) is Severity.INFO
+
+
+def test_severities_rise():
+    """Severities compare in the order users know."""
+    assert [severity.label for severity in sorted(Severity)] == [
+        *("info", "low", "medium", "high", "critical")
+    ]

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hypothesis strategies of records: anything the engine could make, and more."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from agentwall.flow.record import (
+    FlowRecord,
+    GapRecord,
+    Process,
+    ProcessSource,
+    Sandbox,
+    StateRecord,
+)
+from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
+from agentwall.net.endpoint import Endpoint
+
+U64 = st.integers(0, 2**64 - 1)
+TEXT = st.text(
+    st.characters(exclude_categories=("Cs",)) | st.sampled_from("\x00\x1b\n\u202e|`\\\"'<"),
+    max_size=20,
+)
+"""Any text a file can hold, with much of what breaks terminals and markup."""
+TIMES = st.integers(0, 253_402_300_799_999_999_999)
+SANDBOXES = st.builds(Sandbox, id=TEXT, cgroup=TEXT, labels=st.dictionaries(TEXT, TEXT, max_size=3))
+PROCESSES = st.builds(
+    Process,
+    pid=st.integers(0, 2**22),
+    ppid=st.none() | st.integers(0, 2**22),
+    uid=st.integers(0, 2**32 - 1),
+    comm=TEXT,
+    exe=st.none() | TEXT,
+    argv=st.none() | st.lists(TEXT, max_size=4).map(tuple),
+    source=st.sampled_from(ProcessSource),
+)
+REASONS = st.builds(
+    Reason,
+    code=st.sampled_from(ReasonCode),
+    rule=st.none() | TEXT,
+    file=st.none() | TEXT,
+    line=st.none() | st.integers(1, 10**6),
+)
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> FlowRecord:
+    """Draw a flow record; its endpoints are of its protocol, as the engine's are."""
+    protocol = draw(st.sampled_from([1, 6, 17, 58, 132]) | st.integers(0, 255))
+    ends = st.none() | st.builds(
+        Endpoint, st.ip_addresses(), st.integers(0, 65535), st.just(protocol)
+    )
+    remote = draw(ends)
+    return FlowRecord(
+        sandbox=draw(SANDBOXES),
+        time_ns=draw(TIMES),
+        mono_ns=draw(U64),
+        process=draw(st.none() | PROCESSES),
+        direction=draw(st.sampled_from(Direction)),
+        protocol=protocol,
+        local=draw(ends),
+        remote=remote,
+        claimed=draw(ends),
+        verdict=draw(st.sampled_from(Verdict)),
+        reason=draw(REASONS),
+        hook=draw(st.sampled_from(Hook)),
+        errno=draw(st.none() | st.integers(1, 133)),
+        socket_type=draw(st.integers(0, 255)),
+        bytes_out=draw(st.none() | U64),
+        bytes_in=draw(st.none() | U64),
+        duration_ns=draw(st.none() | U64),
+        count=draw(st.integers(0, 2**40)),
+        name=draw(st.none() | TEXT) if remote is not None else None,
+    )
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+GAPS = st.builds(GapRecord, sandbox=SANDBOXES, time_ns=TIMES, mono_ns=U64, where=TEXT, lost=U64)
+STATES = st.builds(
+    StateRecord,
+    sandbox=SANDBOXES,
+    time_ns=TIMES,
+    mono_ns=U64,
+    state=TEXT | st.sampled_from(["started", "finished", "damaged", "rules-applied"]),
+    detail=st.dictionaries(TEXT, JSON_VALUES, max_size=4),
+)
+RECORDS = flows() | GAPS | STATES

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as a document."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rig.records import FINISHED, STARTED, flow, rome_day, state
+from rig.strategies_of_records import RECORDS
+
+from agentwall.sinks.audit_json import encode_report
+from agentwall.sinks.eventlog import Damage, LogError
+from agentwall.sinks.report import ReportBuilder
+
+ERROR = LogError(source="e", line=3, offset=90, damage=Damage.BAD_LINE, problem="not JSON")
+
+
+def document_of(items):
+    builder = ReportBuilder()
+    builder.begin("e.jsonl")
+    for item in items:
+        if isinstance(item, LogError):
+            builder.add(item)
+        else:
+            builder.add_record(item)
+    return json.loads(json.dumps(encode_report(builder.report()), allow_nan=False))
+
+
+def test_the_documented_keys():
+    """The schema comes first; the documented keys are there, captures being none."""
+    document = document_of(rome_day())
+
+    assert list(document)[:4] == ["schema", "captures", "events", "severity"]
+    assert document["schema"] == "agentwall.audit/1"
+    assert document["captures"] == 0
+    assert {"denials", "findings", "gaps", "errors", "totals"} <= set(document)
+
+
+def test_a_denial_in_full():
+    """A denial says what, who, where to, which rule, how often, when and what would permit it."""
+    (denial,) = document_of([STARTED, flow(), flow(), FINISHED])["denials"]
+
+    assert denial["severity"] == "low"
+    assert denial["remote"] == {"address": "203.0.113.7", "port": 443, "name": None}
+    assert denial["process"]["comm"] == "curl"
+    assert denial["reason"]["code"] == "no-rule"
+    assert denial["hooks"] == ["connect4"]
+    assert denial["count"] == 2
+    assert denial["first"] == denial["last"] == "2026-09-21T14:13:20.123456789Z"
+    assert denial["permit"] == "under allow: - {cidr: 203.0.113.7, ports: [443]}"
+
+
+def test_what_is_wrong_is_in_it():
+    """Errors, gaps and findings each have their place."""
+    document = document_of([*rome_day(), ERROR, state("damaged", {"what": "egress"})])
+
+    assert document["errors"] == [
+        {
+            **{"source": "e", "line": 3, "offset": 90, "damage": "bad-line"},
+            **{"severity": "medium", "problem": "not JSON"},
+        }
+    ]
+    assert [(gap["where"], gap["lost"]) for gap in document["gaps"]] == [("flows", 2)]
+    (finding,) = document["findings"]
+    assert (finding["class"], finding["severity"]) == ("wall", "critical")
+    assert document["severity"] == "critical"
+
+
+@given(st.lists(RECORDS, max_size=6))
+def test_any_report_is_a_document(records):
+    """Whatever the records are, the report is JSON."""
+    assert document_of(records)["schema"] == "agentwall.audit/1"

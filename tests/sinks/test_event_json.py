@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from rig.records import CURL, STARTED, endpoint, flow
+from rig.strategies_of_records import RECORDS
+
+from agentwall.flow.record import Record
+from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent, format_line
+from agentwall.sinks.event_parse import parse_line
+
+
+def logged(record: Record) -> LoggedEvent:
+    return LoggedEvent(id="run-1-42", record=record, prev=FIRST_PREV)
+
+
+@given(RECORDS)
+def test_records_survive(record):
+    """Reading a written line gives the same event, strings to the character."""
+    assert parse_line(format_line(logged(record))) == logged(record)
+
+
+@given(RECORDS)
+def test_lines_are_plain_ascii(record):
+    """A line is one line of visible ASCII, whatever names a sandbox chose."""
+    assert all(0x20 <= byte < 0x7F for byte in format_line(logged(record)))
+
+
+def test_a_flow_in_full():
+    """A flow's line has the documented keys in the documented order."""
+    record = flow(
+        name="example.com",
+        claimed=endpoint("10.0.0.1", 53),
+        local=endpoint("10.20.0.50", 40000),
+    )
+
+    document = json.loads(format_line(logged(record)))
+
+    assert list(document) == [
+        *("schema", "id", "kind", "time", "mono_ns", "sandbox", "process", "direction"),
+        *("protocol", "local", "remote", "claimed", "verdict", "reason", "hook", "errno"),
+        *("socket_type", "bytes_out", "bytes_in", "duration_ns", "count", "prev"),
+    ]
+    assert document["schema"] == "agentwall.event/1"
+    assert document["time"] == "2026-09-21T14:13:20.123456789Z"
+    assert document["protocol"] == "tcp"
+    assert document["remote"] == {"address": "203.0.113.7", "port": 443, "name": "example.com"}
+    assert document["claimed"] == {"address": "10.0.0.1", "port": 53}
+    assert document["reason"] == {"code": "no-rule", "rule": None, "file": None, "line": None}
+    assert document["process"]["source"] == "proc"
+
+
+def test_the_schema_is_the_first_key():
+    """A reader can tell the schema from a line's first bytes."""
+    assert format_line(logged(STARTED)).startswith(b'{"schema":"agentwall.event/1",')
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [("\udcff", "\\xff"), ("a\ud800", "a\\ud800"), ("\\ud", "\\ud"), ("😀", "😀")],
+)
+def test_no_lone_surrogate_is_written(text, written):
+    """A byte that is not UTF-8 is spelled out, as strict readers refuse a line with one."""
+    record = flow(process=replace(CURL, comm=text, argv=(text,)))
+
+    found = parse_line(format_line(logged(record))).record
+
+    assert (found.process.comm, found.process.argv) == (written, (written,))
