@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process in a cgroup and a namespace that makes exactly the socket calls a test tells it to.
+
+Run as a program it is the puppet: a JSON line in for each call, a JSON line out. Imported, it is
+the hand: :func:`puppet` starts one, and its sockets are used like Python's.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+    from rig.namespace import Namespace
+
+CALL_TIMEOUT_S = 1.0
+KINDS = {
+    "tcp": (socket.SOCK_STREAM, 0),
+    "udp": (socket.SOCK_DGRAM, 0),
+    "ping": (socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "udplite": (socket.SOCK_DGRAM, 136),
+}
+
+
+class PuppetSocket:
+    """A socket of the puppet. A call that fails raises the OSError that the puppet got."""
+
+    def __init__(self, owner: Puppet, number: int) -> None:
+        self._owner = owner
+        self._number = number
+
+    def bind(self, address: str, port: int) -> None:
+        """Bind, with SO_REUSEADDR."""
+        self._owner.call("bind", self._number, address, port)
+
+    def connect(self, address: str, port: int) -> None:
+        """Connect, and wait CALL_TIMEOUT_S at most."""
+        self._owner.call("connect", self._number, address, port)
+
+    def set_option(self, level: int, name: int, value: bytes) -> None:
+        """Set a socket option."""
+        self._owner.call("set_option", self._number, level, name, value.hex())
+
+    def listen(self) -> None:
+        """Listen."""
+        self._owner.call("listen", self._number)
+
+    def accept(self) -> PuppetSocket:
+        """Accept, and wait CALL_TIMEOUT_S at most."""
+        return PuppetSocket(self._owner, self._owner.call("accept", self._number))
+
+    def send(self, data: bytes, times: int = 1) -> None:
+        """Send *data*, *times* times over."""
+        self._owner.call("send", self._number, data.decode("latin-1"), times)
+
+    def sendto(self, data: bytes, address: str, port: int) -> None:
+        """Send a datagram to an address."""
+        self._owner.call("sendto", self._number, data.decode("latin-1"), address, port)
+
+    def recv(self) -> bytes:
+        """Receive what is there, and wait CALL_TIMEOUT_S at most."""
+        return str(self._owner.call("recv", self._number)).encode("latin-1")
+
+    def recvfrom(self) -> tuple[bytes, str, int]:
+        """Receive a datagram and say from whom."""
+        data, address, port = self._owner.call("recvfrom", self._number)
+        return data.encode("latin-1"), address, port
+
+    def close(self) -> None:
+        """Close."""
+        self._owner.call("close", self._number)
+
+
+class Puppet:
+    """The hand of a running puppet."""
+
+    def __init__(self, process: Popen[str]) -> None:
+        self._process = process
+        self.pid = int(self.call("pid"))
+
+    def open(self, kind: str, address: str = "0.0.0.0") -> PuppetSocket:
+        """Make a socket of a KINDS for the family of *address*."""
+        return PuppetSocket(self, self.call("open", kind, ":" in address))
+
+    def call(self, name: str, *arguments: object) -> Any:
+        """Make one call and return its result.
+
+        Raises:
+            OSError: What the puppet's call raised; a TimeoutError if nothing came.
+            RuntimeError: The puppet is gone.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            assert self._process.stderr
+            raise RuntimeError(f"puppet: {self._process.stderr.read()}")
+        answer = json.loads(line)
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]))
+        return answer["value"]
+
+
+@contextmanager
+def puppet(near: Namespace, cgroup: Path) -> Iterator[Puppet]:
+    """Start a puppet in *cgroup* and *near*; end it after the block."""
+    command = (sys.executable, "-I", "-S", Path(__file__))
+    with near.process(*command, cgroup=cgroup) as process:
+        yield Puppet(process)
+
+
+class _Strings:
+    """The puppet's side: one method a call."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    def _keep(self, sock: socket.socket) -> int:
+        sock.settimeout(CALL_TIMEOUT_S)
+        self._sockets.append(sock)
+        return len(self._sockets) - 1
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def open(self, kind: str, is_v6: bool) -> int:
+        family = socket.AF_INET6 if is_v6 else socket.AF_INET
+        sock = socket.socket(family, *KINDS[kind])
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        return self._keep(sock)
+
+    def bind(self, number: int, address: str, port: int) -> None:
+        self._sockets[number].bind((address, port))
+
+    def connect(self, number: int, address: str, port: int) -> None:
+        self._sockets[number].connect((address, port))
+
+    def set_option(self, number: int, level: int, name: int, value: str) -> None:
+        self._sockets[number].setsockopt(level, name, bytes.fromhex(value))
+
+    def listen(self, number: int) -> None:
+        self._sockets[number].listen()
+
+    def accept(self, number: int) -> int:
+        return self._keep(self._sockets[number].accept()[0])
+
+    def send(self, number: int, data: str, times: int) -> None:
+        for _ in range(times):
+            self._sockets[number].sendall(data.encode("latin-1"))
+
+    def sendto(self, number: int, data: str, address: str, port: int) -> None:
+        self._sockets[number].sendto(data.encode("latin-1"), (address, port))
+
+    def recv(self, number: int) -> str:
+        return self._sockets[number].recv(1 << 16).decode("latin-1")
+
+    def recvfrom(self, number: int) -> tuple[str, str, int]:
+        data, peer = self._sockets[number].recvfrom(1 << 16)
+        return data.decode("latin-1"), peer[0], peer[1]
+
+    def close(self, number: int) -> None:
+        self._sockets[number].close()
+
+
+def _serve() -> None:
+    strings = _Strings()
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        answer: dict[str, object]
+        try:
+            answer = {"value": getattr(strings, name)(*arguments)}
+        except TimeoutError:
+            answer = {"errno": errno.ETIMEDOUT}
+        except OSError as err:
+            answer = {"errno": err.errno}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
