@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agree.packets import packet_from, packet_to
 
-from agentwall.flow.record import SandboxKey
+from agentwall.flow.record import Attempt, SandboxKey
 from agentwall.flow.verdict import Direction, Mode, Verdict
 from agentwall.kernel.maps import SandboxSettings
 from agentwall.kernel.objects import Program
@@ -65,16 +65,21 @@ class Kernel:
         self._wall.totals()
 
     def send(self, remote: Endpoint) -> Opinion:
-        """Return what egress says of a packet to *remote*, and what it reported of it."""
-        run = self._programs["aw_egress"].test_run(packet_to(remote))
+        """Return what egress says of a packet to *remote*."""
+        event = self.send_raw(packet_to(remote))
+        assert self._tables is not None
+        rule = None if event.rule is None else self._tables.rules[event.rule].id
+        return Opinion(event.verdict, rule, event.code.value)
+
+    def send_raw(self, frame: bytes) -> Attempt:
+        """Return what egress reported of *frame*; its verdict is what it returned."""
+        run = self._programs["aw_egress"].test_run(frame)
         verdict = OUTCOME[run.retval & 1]
         self.verdicts[verdict] += 1
         self._wall.totals()  # so that each permitted flow is a first sight
         (event,) = self._wall.attempts()
         assert event.verdict is verdict
-        assert self._tables is not None
-        rule = None if event.rule is None else self._tables.rules[event.rule].id
-        return Opinion(verdict, rule, event.code.value)
+        return event
 
     def receive(self, remote: Endpoint, local_port: int) -> Verdict:
         """Return what ingress says of a datagram from *remote* to *local_port*."""
