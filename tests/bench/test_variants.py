@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each variant is in force for what is measured, and gone afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.ground import LOCAL_ADDRESS, lay_ground, run
+from bench.latency import OPERATIONS, ROADS, sample
+from bench.programs import measure_programs
+from bench.report import AGENTWALL, EMPTY
+from bench.toolchain import build
+from bench.variants import (
+    Agentwall,
+    Bare,
+    Beside,
+    EmptyPrograms,
+    Nftables,
+    prepare_all,
+    write_policy,
+)
+
+pytestmark = pytest.mark.kernel
+
+_TCP, _, _, _UDP_CONNECT = OPERATIONS
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The compiled parts."""
+    return build(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def wall(tmp_path):
+    """agentwall with the benchmark's own policy."""
+    return Agentwall.from_file(write_policy(tmp_path / "policy", 0))
+
+
+def _attached(cgroup):
+    # With nothing attached bpftool 7.1 prints no JSON at all.
+    return json.loads(run("bpftool", "--json", "cgroup", "show", cgroup).strip() or "[]")
+
+
+@pytest.mark.parametrize("kind", ["empty", "wall"])
+def test_programs_are_attached_only_while_in_force(built, wall, kind):
+    """Eight programs stand at the cgroup while the variant is in force, none before and after."""
+    variant = {"empty": EmptyPrograms(built.empty_object), "wall": wall}[kind]
+    with lay_ground() as ground, variant.prepare(ground) as place:
+        before = _attached(place.cgroup)
+        with place.in_force():
+            during = _attached(place.cgroup)
+        after = _attached(place.cgroup)
+
+    assert (before, len(during), after) == ([], 8, [])
+
+
+def test_neighbour_has_no_programs(wall):
+    """The command beside a sandbox is not in it."""
+    with lay_ground() as ground, Beside(wall).prepare(ground) as place, place.in_force():
+        assert _attached(place.cgroup) == []
+
+
+def test_bare_is_bare():
+    """Nothing is attached to the cgroup that everything is compared with."""
+    with lay_ground() as ground, Bare().prepare(ground) as place, place.in_force():
+        assert _attached(place.cgroup) == []
+
+
+def test_nftables_permits_only_its_set():
+    """The yardstick is a firewall: what is not in its set is dropped."""
+    with lay_ground() as ground, Nftables(elements=100).prepare(ground):
+        run(*ground.inside("ip", "address", "add", "198.51.100.77/32", "dev", "lo"))
+        run(*ground.inside("bash", "-c", f"echo > /dev/udp/{LOCAL_ADDRESS}/9"))
+
+        with pytest.raises(RuntimeError, match="not permitted"):
+            run(*ground.inside("bash", "-c", "echo > /dev/udp/198.51.100.77/9"))
+
+
+def test_wall_runs_once_an_operation(built, wall):
+    """The run statistics count the programs that the probe's operations pass."""
+    variants = {EMPTY: EmptyPrograms(built.empty_object), AGENTWALL: wall}
+    with prepare_all(variants) as places:
+        costs = measure_programs(built.probe, places, ROADS[0], 1, lambda _: None)
+
+    for name in variants:
+        assert costs[_UDP_CONNECT.title, "cgroup_inet4_connect", name].runs == 1
+        assert costs[_TCP.title, "cgroup_inet_sock_create", name].runs == 1
+        assert costs[_TCP.title, "cgroup_inet4_connect", name].runs == 1
+        assert costs[_TCP.title, "cgroup_inet_egress", name].runs >= 3
+
+
+@pytest.fixture
+def other_policy(tmp_path):
+    """agentwall with a policy that does not permit the probe's destination."""
+    path = write_policy(tmp_path / "other", 0)
+    path.write_text(path.read_text().replace(LOCAL_ADDRESS, "198.51.100.99"))
+    return Agentwall.from_file(path)
+
+
+def test_refused_probe_is_no_sample(built, other_policy):
+    """A destination that the policy does not permit ends the measurement with an error."""
+    refused = pytest.raises(RuntimeError, match="connect: Operation not permitted")
+    with prepare_all({AGENTWALL: other_policy}) as places:
+        place = places[AGENTWALL]
+        with refused, place.in_force():
+            sample(built.probe, _TCP, ROADS[0], place)
+
+
+def test_denials_are_no_sample(other_policy):
+    """A command that shrugs off a refusal does not give a figure either."""
+    send = 'echo 0 > "$1/cgroup.procs"; echo > /dev/udp/' + LOCAL_ADDRESS + "/9 || true"
+    refused = pytest.raises(RuntimeError, match="expected nothing denied")
+    with prepare_all({AGENTWALL: other_policy}) as places:
+        place = places[AGENTWALL]
+        with refused, place.in_force():
+            run(*place.ground.inside("bash", "-c", send, "bash", place.cgroup))
