@@ -13,6 +13,10 @@
 #define SOCK_DGRAM     2
 #define SOCK_RAW       3
 #define EPERM	       1
+#define E2BIG	       7
+
+#define AW_TCP_FIN     0x01
+#define AW_TCP_RST     0x04
 
 #define IPPROTO_ICMP   1
 #define IPPROTO_TCP    6
@@ -30,7 +34,8 @@ struct aw_case {
 	union aw_address remote;
 	union aw_address local; /* all zero: not known */
 	__u64 id; /* of the sandbox */
-	__u64 cookie;
+	__u64 cookie; /* 0: not asked for yet */
+	__u64 now_ns; /* 0: not asked for yet */
 	__u32 size; /* bytes of the packet; 0: none */
 	__u32 rule;
 	__u16 remote_port;
@@ -61,6 +66,20 @@ static __always_inline void aw_rule_out(struct aw_case *c, __u8 verdict, __u8 re
 	c->verdict = verdict;
 	c->reason = reason;
 	c->rule = AW_NO_RULE;
+}
+
+/* Each clock and cookie is asked for once, and only where it is needed. */
+static __always_inline __u64 aw_now(struct aw_case *c)
+{
+	if (!c->now_ns)
+		c->now_ns = bpf_ktime_get_boot_ns();
+	return c->now_ns;
+}
+
+static __always_inline void aw_name_socket(void *ctx, struct aw_case *c)
+{
+	if (!c->cookie)
+		c->cookie = bpf_get_socket_cookie(ctx);
 }
 
 #define AW_COUNT(sandbox_id, field)                                                      \

@@ -23,8 +23,11 @@ static __always_inline void aw_read_v6(struct bpf_sock_addr *ctx, struct aw_case
 /* Returns AW_ACTION_DENY with the errno that the policy chose. */
 static __always_inline int aw_refuse(const struct aw_sandbox *sandbox)
 {
-	if (aw_have_set_retval && sandbox->refuse_errno)
-		bpf_set_retval(-(int)sandbox->refuse_errno);
+	/* The verifier of Linux 7.3 wants to see that it lies in [-4095, 0]. */
+	__s64 number = sandbox->refuse_errno & 0xfff;
+
+	if (aw_have_set_retval && number)
+		bpf_set_retval(-number);
 	return AW_ACTION_DENY;
 }
 
@@ -32,7 +35,11 @@ static __always_inline int aw_refuse(const struct aw_sandbox *sandbox)
 static __always_inline int aw_connect_udp(const struct aw_sandbox *sandbox,
 					  struct aw_socket *socket, struct aw_case *c)
 {
+	aw_forget(socket, c);
 	aw_claim(socket, c);
+	/* socket() noted the task; getaddrinfo connects one socket many times. */
+	if (socket->pid != bpf_get_current_pid_tgid() >> 32)
+		aw_note_task(socket);
 	if (aw_permits_some_port(sandbox, c))
 		return AW_ACTION_ALLOW;
 	AW_COUNT(c->id, probes);
@@ -52,7 +59,7 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	} else {
 		aw_judge_out(ctx, sandbox, c);
 	}
-	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_answers_peer(c))
+	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_answers_peer(ctx, c))
 		return AW_ACTION_ALLOW; /* egress accounts for it */
 	aw_claim(socket, c);
 	keep = aw_is_lasting(sandbox, c) &&
@@ -60,6 +67,7 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	if (keep)
 		aw_remember(socket, sandbox, c);
 	action = aw_settle(sandbox, c);
+	aw_name_socket(ctx, c);
 	if (action == AW_ACTION_DENY)
 		c->errno_ = sandbox->refuse_errno && aw_have_set_retval ? sandbox->refuse_errno :
 									  EPERM;
@@ -72,8 +80,10 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	return AW_ACTION_ALLOW;
 }
 
-static __always_inline int aw_refuse_unbound(struct aw_case *c, __u8 reason)
+static __always_inline int aw_refuse_unbound(struct bpf_sock_addr *ctx, struct aw_case *c,
+					     __u8 reason)
 {
+	aw_name_socket(ctx, c);
 	aw_rule_out(c, AW_VERDICT_DENY, reason);
 	c->errno_ = EPERM;
 	AW_COUNT(c->id, denied);
@@ -91,24 +101,24 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 	if (c->protocol == IPPROTO_TCP || c->protocol == IPPROTO_UDP)
 		c->remote_port = bpf_ntohs(ctx->user_port);
 	c->socket_type = ctx->type;
-	c->cookie = bpf_get_socket_cookie(ctx);
 	aw_destination(&c->remote);
 	sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c->id);
 	if (!sandbox)
-		return aw_refuse_unbound(c, AW_REASON_NO_SANDBOX);
+		return aw_refuse_unbound(ctx, c, AW_REASON_NO_SANDBOX);
 	if (!ctx->sk)
-		return aw_refuse_unbound(c, AW_REASON_NO_STORAGE);
+		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
 	socket = bpf_sk_storage_get(&aw_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
-		return aw_refuse_unbound(c, AW_REASON_NO_STORAGE);
+		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
+	if (connect && c->protocol == IPPROTO_UDP)
+		return aw_connect_udp(sandbox, socket, c);
 	if (connect) {
-		aw_reset(socket, c->id, AW_DIRECTION_OUT);
+		aw_reset(socket, c, AW_DIRECTION_OUT);
 		aw_note_task(socket);
-		if (c->protocol == IPPROTO_UDP)
-			return aw_connect_udp(sandbox, socket, c);
 	} else {
 		c->direction = AW_DIRECTION_OUT;
-		if (aw_recall(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
+		/* No lock: if another send tears this, egress still judges the packet. */
+		if (aw_match(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
 			return AW_ACTION_ALLOW;
 		aw_note_task(socket);
 	}

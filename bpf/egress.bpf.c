@@ -5,7 +5,6 @@
  */
 #include "skb.bpf.h"
 
-#define AW_TCP_RST     0x04
 #define AW_ICMP_ECHO   8
 #define AW_ICMPV6_ECHO 128
 
@@ -27,10 +26,10 @@ static __always_inline bool aw_is_translated(const struct aw_socket *socket,
 }
 
 /* An answer from a UDP socket to a peer that it heard; c->direction is IN where it is one. */
-static __always_inline bool aw_judge_answer(const struct aw_sandbox *sandbox,
+static __always_inline bool aw_judge_answer(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					    struct aw_socket *socket, struct aw_case *c)
 {
-	if (c->protocol != IPPROTO_UDP || !aw_answers_peer(c))
+	if (c->protocol != IPPROTO_UDP || !aw_answers_peer(skb, c))
 		return false;
 	c->direction = AW_DIRECTION_IN;
 	if (!aw_recall(socket, sandbox, c))
@@ -60,7 +59,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 		return aw_settle(sandbox, c);
 	}
 	if (c->protocol == IPPROTO_UDP && socket->direction == AW_DIRECTION_IN &&
-	    aw_judge_answer(sandbox, socket, c))
+	    aw_judge_answer(skb, sandbox, socket, c))
 		return AW_ACTION_ALLOW;
 	c->direction = c->protocol == IPPROTO_TCP ? socket->direction : AW_DIRECTION_OUT;
 	if (aw_recall(socket, sandbox, c)) {
@@ -68,18 +67,18 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 			aw_flush_when_due(socket, c);
 			return AW_ACTION_ALLOW;
 		}
-		if (aw_is_parting_rst(socket, c) || aw_judge_answer(sandbox, socket, c))
+		if (aw_is_parting_rst(socket, c) || aw_judge_answer(skb, sandbox, socket, c))
 			return AW_ACTION_ALLOW;
 		return aw_settle(sandbox, c); /* reported when it was remembered */
 	}
 	aw_judge(skb, sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
-		return aw_conclude(sandbox, socket, c);
-	if (aw_is_parting_rst(socket, c) || aw_judge_answer(sandbox, socket, c))
+		return aw_conclude(skb, sandbox, socket, c);
+	if (aw_is_parting_rst(socket, c) || aw_judge_answer(skb, sandbox, socket, c))
 		return AW_ACTION_ALLOW;
 	if (aw_is_translated(socket, c))
 		c->reason = AW_REASON_TRANSLATED;
-	return aw_conclude(sandbox, socket, c);
+	return aw_conclude(skb, sandbox, socket, c);
 }
 
 SEC("cgroup_skb/egress")
@@ -95,19 +94,18 @@ int aw_egress(struct __sk_buff *skb)
 		AW_COUNT(c.id, denied);
 		return AW_ACTION_DENY;
 	}
-	c.cookie = bpf_get_socket_cookie(skb);
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, true, &c);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket) {
-		aw_refuse(sandbox, 0, &c, AW_REASON_NO_STORAGE);
+		aw_refuse(skb, sandbox, 0, &c, AW_REASON_NO_STORAGE);
 		return AW_ACTION_DENY;
 	}
 	if (refused)
-		return aw_refuse(sandbox, socket, &c, refused);
+		return aw_refuse(skb, sandbox, socket, &c, refused);
 	if ((c.protocol == IPPROTO_ICMP && c.icmp_type != AW_ICMP_ECHO) ||
 	    (c.protocol == IPPROTO_ICMPV6 && c.icmp_type != AW_ICMPV6_ECHO))
-		return aw_refuse(sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
+		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
 	aw_note_socket(socket, sk->state, &c);
 	return aw_judge_packet(skb, sandbox, socket, &c);
 }

@@ -6,7 +6,7 @@
 #include "skb.bpf.h"
 
 /* Segments of a flow: the SYN was judged at its listener, the flow itself at egress. */
-static __always_inline int aw_take_segment(const struct aw_sandbox *sandbox,
+static __always_inline int aw_take_segment(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					   struct aw_socket *socket, struct aw_case *c)
 {
 	c->direction = socket->direction;
@@ -22,11 +22,11 @@ static __always_inline int aw_take_segment(const struct aw_sandbox *sandbox,
 		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
 	else
 		aw_judge_in(sandbox, c);
-	return aw_conclude(sandbox, socket, c);
+	return aw_conclude(skb, sandbox, socket, c);
 }
 
-static __always_inline int aw_take_syn(const struct aw_sandbox *sandbox, struct aw_socket *socket,
-				       struct aw_case *c)
+static __always_inline int aw_take_syn(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+				       struct aw_socket *socket, struct aw_case *c)
 {
 	int action;
 
@@ -36,6 +36,7 @@ static __always_inline int aw_take_syn(const struct aw_sandbox *sandbox, struct 
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW; /* reported once there is a flow */
 	action = aw_settle(sandbox, c);
+	aw_name_socket(skb, c);
 	if (action == AW_ACTION_DENY)
 		aw_report(c, sandbox->generation, socket);
 	return action;
@@ -52,7 +53,7 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 	if (aw_recall(socket, sandbox, c)) {
 		if (c->verdict != AW_VERDICT_ALLOW)
 			return aw_settle(sandbox, c);
-		aw_hear_peer(c);
+		aw_hear_peer(skb, c);
 		aw_flush_when_due(socket, c);
 		return AW_ACTION_ALLOW;
 	}
@@ -60,15 +61,15 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 		return AW_ACTION_ALLOW;
 	aw_judge_in(sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW) {
-		aw_hear_peer(c);
-		return aw_conclude(sandbox, socket, c);
+		aw_hear_peer(skb, c);
+		return aw_conclude(skb, sandbox, socket, c);
 	}
 	aw_judge_out(skb, sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
 	c->direction = AW_DIRECTION_IN;
 	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
-	return aw_conclude(sandbox, socket, c);
+	return aw_conclude(skb, sandbox, socket, c);
 }
 
 /* Echo replies, and protocols that a rule names: welcome from where the rule lets requests go. */
@@ -82,7 +83,7 @@ static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_
 		return AW_ACTION_ALLOW;
 	c->direction = AW_DIRECTION_IN;
 	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
-	return aw_conclude(sandbox, socket, c);
+	return aw_conclude(skb, sandbox, socket, c);
 }
 
 SEC("cgroup_skb/ingress")
@@ -96,7 +97,6 @@ int aw_ingress(struct __sk_buff *skb)
 
 	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk)))
 		return AW_ACTION_DENY;
-	c.cookie = bpf_get_socket_cookie(skb);
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, false, &c);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -104,12 +104,12 @@ int aw_ingress(struct __sk_buff *skb)
 		return AW_ACTION_DENY;
 	c.direction = AW_DIRECTION_IN;
 	if (refused)
-		return aw_refuse(sandbox, socket, &c, refused);
+		return aw_refuse(skb, sandbox, socket, &c, refused);
 	aw_note_socket(socket, sk->state, &c);
 	if (c.listening)
-		return aw_take_syn(sandbox, socket, &c);
+		return aw_take_syn(skb, sandbox, socket, &c);
 	if (c.protocol == IPPROTO_TCP)
-		return aw_take_segment(sandbox, socket, &c);
+		return aw_take_segment(skb, sandbox, socket, &c);
 	if (c.protocol == IPPROTO_UDP)
 		return aw_take_datagram(skb, sandbox, socket, &c);
 	return aw_take_other(skb, sandbox, socket, &c);

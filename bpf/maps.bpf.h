@@ -57,13 +57,14 @@ AW_MAP struct {
 #define AW_SOCKET_LISTENER  0x1 /* seen listening; set in a clone: that socket was accepted */
 #define AW_SOCKET_PERMITTED 0x2 /* a packet of the flow was once permitted: its RST may pass */
 #define AW_SOCKET_RELEASED  0x4 /* the application closed it; the kernel may still send */
+#define AW_SOCKET_USER	    0x8 /* made by socket() or accept(): sock_release will tell of its end */
 
 /*
  * What is known of one socket: the last verdict, which counts only for exactly the protocol, remote
  * and generation it was made for, and the traffic it let through. Cloned to accepted sockets.
  */
 struct aw_socket {
-	struct bpf_spin_lock lock; /* a UDP socket's sends run concurrently: no torn verdicts */
+	struct bpf_spin_lock lock; /* see aw_is_serial() */
 	__u32 generation; /* 0: no verdict */
 	__u64 sandbox; /* 0: not made in a sandbox of this wall */
 	__u64 since_ns; /* start of the span that the next flush adds to duration_ns */

@@ -99,6 +99,50 @@ static __always_inline int aw_parse_v6(struct __sk_buff *skb, bool egress, struc
 }
 
 /*
+ * The usual packet, a plain TCP or UDP one, read in place. Returns false for all others, and where
+ * the headers do not lie in the linear part: those take the long way.
+ */
+static __always_inline bool aw_parse_plain(struct __sk_buff *skb, bool egress, struct aw_case *c)
+{
+	void *start = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct iphdr *v4 = start;
+	struct ipv6hdr *v6 = start;
+	struct tcphdr *tcp;
+	__u16 near, far;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		tcp = (void *)(v4 + 1);
+		if ((void *)tcp > end || v4->version != 4 || v4->ihl != 5 ||
+		    v4->frag_off & bpf_htons(0x3fff))
+			return false;
+		aw_set_v4(&c->remote, egress ? v4->daddr : v4->saddr);
+		aw_set_v4(&c->local, egress ? v4->saddr : v4->daddr);
+		c->protocol = v4->protocol;
+	} else {
+		tcp = (void *)(v6 + 1);
+		if ((void *)tcp > end || v6->version != 6)
+			return false;
+		__builtin_memcpy(&c->remote, egress ? &v6->daddr : &v6->saddr, sizeof(c->remote));
+		__builtin_memcpy(&c->local, egress ? &v6->saddr : &v6->daddr, sizeof(c->local));
+		c->protocol = v6->nexthdr;
+	}
+	if (c->protocol == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end || tcp->doff < 5)
+			return false;
+		c->tcp_flags = ((__u8 *)tcp)[13];
+		c->payload = skb->len > ((void *)tcp - start) + tcp->doff * 4;
+	} else if (c->protocol != IPPROTO_UDP || (void *)tcp + sizeof(struct udphdr) > end) {
+		return false;
+	}
+	near = tcp->source; /* UDP's ports lie in the same place */
+	far = tcp->dest;
+	c->local_port = bpf_ntohs(egress ? near : far);
+	c->remote_port = bpf_ntohs(egress ? far : near);
+	return true;
+}
+
+/*
  * Fills in remote, local, ports and protocol. Returns 0, or the enum aw_reason for which a packet
  * of this shape is refused; *c* then holds what could be read.
  */
@@ -107,12 +151,14 @@ static __always_inline int aw_parse(struct __sk_buff *skb, bool egress, struct a
 	int refused;
 
 	c->size = skb->len;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		refused = aw_parse_v4(skb, egress, c);
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		refused = aw_parse_v6(skb, egress, c);
-	else
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return AW_REASON_MALFORMED;
+	if (aw_parse_plain(skb, egress, c))
+		refused = 0;
+	else if (skb->protocol == bpf_htons(ETH_P_IP))
+		refused = aw_parse_v4(skb, egress, c);
+	else
+		refused = aw_parse_v6(skb, egress, c);
 	aw_destination(&c->remote);
 	return refused;
 }

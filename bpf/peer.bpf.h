@@ -13,24 +13,26 @@ static __always_inline void aw_peer_key_of(const struct aw_case *c, struct aw_pe
 	key->port = c->remote_port;
 }
 
-static __always_inline void aw_hear_peer(const struct aw_case *c)
+static __always_inline void aw_hear_peer(void *ctx, struct aw_case *c)
 {
 	struct aw_peer_key key;
-	__u64 now = bpf_ktime_get_boot_ns();
+	__u64 now = aw_now(c);
 
+	aw_name_socket(ctx, c);
 	aw_peer_key_of(c, &key);
 	bpf_map_update_elem(&aw_peers, &key, &now, BPF_ANY);
 }
 
 /* Says whether *c* answers a peer that was heard a moment ago. */
-static __always_inline bool aw_answers_peer(const struct aw_case *c)
+static __always_inline bool aw_answers_peer(void *ctx, struct aw_case *c)
 {
 	struct aw_peer_key key;
 	__u64 *heard_ns;
 
+	aw_name_socket(ctx, c);
 	aw_peer_key_of(c, &key);
 	heard_ns = bpf_map_lookup_elem(&aw_peers, &key);
-	return heard_ns && bpf_ktime_get_boot_ns() - *heard_ns < AW_PEER_NS;
+	return heard_ns && aw_now(c) - *heard_ns < AW_PEER_NS;
 }
 
 #endif /* AGENTWALL_PEER_H */

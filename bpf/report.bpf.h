@@ -17,7 +17,7 @@ static __always_inline void aw_note_task(struct aw_socket *socket)
  * Sends one event: to aw_denials what was or would be refused, to aw_flows the first sight of what
  * passes. *socket*, if not NULL, says which task it is.
  */
-static __attribute__((noinline, unused)) int aw_report(const struct aw_case *c, __u32 generation,
+static __attribute__((noinline, unused)) int aw_report(struct aw_case *c, __u32 generation,
 						       const struct aw_socket *socket)
 {
 	bool denied = c->verdict != AW_VERDICT_ALLOW;
@@ -35,7 +35,7 @@ static __attribute__((noinline, unused)) int aw_report(const struct aw_case *c, 
 		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time_ns = bpf_ktime_get_boot_ns();
+	event->time_ns = aw_now(c);
 	event->sandbox = c->id;
 	event->cookie = c->cookie;
 	__builtin_memcpy(event->remote, &c->remote, sizeof(event->remote));

@@ -11,8 +11,8 @@
 #define AW_TCP_LISTEN 10 /* enum tcp_state, include/net/tcp_states.h */
 
 /*
- * Tags the socket, notes a listener, and turns the socket that accept() will return, a clone of the listener's
- * entry, into a flow of its own: that is how the direction comes from the socket.
+ * Tags the socket, notes a listener, and turns the socket that accept() will return, a clone of the
+ * listener's entry, into a flow of its own: that is how the direction comes from the socket.
  */
 static __always_inline void aw_note_socket(struct aw_socket *socket, __u32 state, struct aw_case *c)
 {
@@ -24,31 +24,33 @@ static __always_inline void aw_note_socket(struct aw_socket *socket, __u32 state
 		c->listening = 1;
 		socket->flags |= AW_SOCKET_LISTENER;
 	} else if (socket->flags & AW_SOCKET_LISTENER) {
-		aw_reset(socket, c->id, AW_DIRECTION_IN);
+		aw_reset(socket, c, AW_DIRECTION_IN);
 	}
 }
 
 /* Reports and settles what is refused for its shape, before any rule is asked. */
-static __always_inline int aw_refuse(const struct aw_sandbox *sandbox, struct aw_socket *socket,
-				     struct aw_case *c, __u8 reason)
+static __always_inline int aw_refuse(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+				     struct aw_socket *socket, struct aw_case *c, __u8 reason)
 {
 	int action;
 
 	if (sandbox->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
 	aw_rule_out(c, AW_VERDICT_DENY, reason);
+	aw_name_socket(skb, c);
 	action = aw_settle(sandbox, c);
 	aw_report(c, sandbox->generation, socket);
 	return action;
 }
 
 /* Keeps, reports and settles a verdict that was just made. */
-static __always_inline int aw_conclude(const struct aw_sandbox *sandbox, struct aw_socket *socket,
-				       struct aw_case *c)
+static __always_inline int aw_conclude(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+				       struct aw_socket *socket, struct aw_case *c)
 {
 	bool keep = aw_is_lasting(sandbox, c);
 	int action;
 
+	aw_name_socket(skb, c);
 	if (keep)
 		aw_remember(socket, sandbox, c);
 	action = aw_settle(sandbox, c);

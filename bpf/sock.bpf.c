@@ -3,6 +3,10 @@
 #include "decide.bpf.h"
 #include "socket.bpf.h"
 
+/* enum tcp_state, include/net/tcp_states.h */
+#define AW_TCP_ESTABLISHED 1
+#define AW_TCP_CLOSE_WAIT  8
+
 /* Only TCP, UDP and MPTCP, and what the policy names; raw sockets never. */
 static __always_inline bool aw_is_permitted_type(const struct aw_sandbox *sandbox, __u32 type,
 						 __u32 protocol)
@@ -37,6 +41,7 @@ int aw_sock_create(struct bpf_sock *ctx)
 		aw_rule_out(&c, AW_VERDICT_DENY, AW_REASON_NO_STORAGE);
 	} else {
 		socket->sandbox = c.id;
+		socket->flags = AW_SOCKET_USER;
 		aw_note_task(socket);
 		if (sandbox->mode == AW_MODE_OBSERVE ||
 		    aw_is_permitted_type(sandbox, ctx->type, ctx->protocol))
@@ -44,6 +49,8 @@ int aw_sock_create(struct bpf_sock *ctx)
 		aw_rule_out(&c, AW_VERDICT_DENY, AW_REASON_SOCKET_TYPE);
 		action = aw_settle(sandbox, &c);
 	}
+	if (c.reason != AW_REASON_SOCKET_TYPE)
+		AW_COUNT(c.id, denied);
 	c.errno_ = action == AW_ACTION_DENY ? EPERM : 0;
 	aw_report(&c, sandbox ? sandbox->generation : 0, socket);
 	return action;
@@ -54,9 +61,12 @@ int aw_sock_release(struct bpf_sock *ctx)
 {
 	struct aw_socket *socket = bpf_sk_storage_get(&aw_sockets, ctx, 0, 0);
 
-	if (socket) {
-		aw_flush(socket);
-		socket->flags |= AW_SOCKET_RELEASED;
-	}
+	if (!socket)
+		return AW_ACTION_ALLOW;
+	socket->flags |= AW_SOCKET_RELEASED;
+	/* Of a TCP flow in full swing egress will see the last packet, and flush then. */
+	if (socket->protocol != IPPROTO_TCP ||
+	    (ctx->state != AW_TCP_ESTABLISHED && ctx->state != AW_TCP_CLOSE_WAIT))
+		aw_flush(socket, bpf_ktime_get_boot_ns());
 	return AW_ACTION_ALLOW;
 }

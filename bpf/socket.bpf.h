@@ -20,8 +20,7 @@ static __always_inline void aw_flow_key_of(const struct aw_socket *socket, struc
 	key->generation = socket->generation;
 	key->rule = socket->rule;
 	key->pid = socket->pid;
-	key->port = socket->direction == AW_DIRECTION_IN ? socket->local_port :
-							     socket->remote_port;
+	key->port = socket->direction == AW_DIRECTION_IN ? socket->local_port : socket->remote_port;
 	key->protocol = socket->protocol;
 	key->direction = socket->direction;
 	key->verdict = socket->verdict == AW_VERDICT_ALLOW ? AW_VERDICT_ALLOW :
@@ -37,12 +36,22 @@ static __always_inline bool aw_is_passing(const struct aw_socket *socket)
 }
 
 /* Moves the socket's counters into the flow table. */
-static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket)
+static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket, __u64 now)
 {
 	struct aw_flow_key key = {};
+	__u64 out, in, since;
 	struct aw_flow *flow;
-	__u64 now = bpf_ktime_get_boot_ns();
 
+	bpf_spin_lock(&socket->lock);
+	out = socket->bytes_out;
+	in = socket->bytes_in;
+	since = socket->since_ns;
+	/* Subtracted, not cleared: packets are counted without the lock. */
+	__sync_fetch_and_add(&socket->bytes_out, -out);
+	__sync_fetch_and_add(&socket->bytes_in, -in);
+	socket->since_ns = now;
+	bpf_spin_unlock(&socket->lock);
+	socket->flushed_jiffies = bpf_jiffies64();
 	if (!aw_is_passing(socket))
 		return 0;
 	aw_flow_key_of(socket, &key);
@@ -57,23 +66,20 @@ static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket)
 	}
 	if (!flow) {
 		AW_COUNT(socket->sandbox, lost_totals);
-	} else {
-		__sync_fetch_and_add(&flow->bytes_out, socket->bytes_out);
-		__sync_fetch_and_add(&flow->bytes_in, socket->bytes_in);
-		__sync_fetch_and_add(&flow->duration_ns, now - socket->since_ns);
-		flow->last_ns = now;
+		return 0;
 	}
-	socket->bytes_out = 0;
-	socket->bytes_in = 0;
-	socket->since_ns = now;
-	socket->flushed_jiffies = bpf_jiffies64();
+	__sync_fetch_and_add(&flow->bytes_out, out);
+	__sync_fetch_and_add(&flow->bytes_in, in);
+	__sync_fetch_and_add(&flow->duration_ns, now - since);
+	flow->last_ns = now;
 	return 0;
 }
 
-/* Counts a new use of a permitted flow; reports it to user space when it is seen for the first time. */
+/* Counts a new use of a permitted flow; reports it when it is seen for the first time. */
 static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *socket,
-							const struct aw_case *c)
+							struct aw_case *c)
 {
+	struct aw_flow fresh = { .sockets = 1, .uid = socket->uid };
 	struct aw_flow_key key = {};
 	struct aw_flow *flow;
 
@@ -81,37 +87,58 @@ static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *
 	flow = bpf_map_lookup_elem(&aw_flow_table, &key);
 	if (flow) {
 		__sync_fetch_and_add(&flow->sockets, 1);
-		flow->last_ns = bpf_ktime_get_boot_ns();
+		flow->last_ns = aw_now(c);
 		return 0;
 	}
-	{
-		struct aw_flow fresh = { .sockets = 1, .uid = socket->uid };
-
-		fresh.first_ns = fresh.last_ns = bpf_ktime_get_boot_ns();
-		__builtin_memcpy(fresh.comm, socket->comm, sizeof(fresh.comm));
-		if (bpf_map_update_elem(&aw_flow_table, &key, &fresh, BPF_NOEXIST) ==
-		    -7 /* E2BIG */)
-			AW_COUNT(socket->sandbox, lost_totals);
-	}
+	fresh.first_ns = fresh.last_ns = aw_now(c);
+	__builtin_memcpy(fresh.comm, socket->comm, sizeof(fresh.comm));
+	if (bpf_map_update_elem(&aw_flow_table, &key, &fresh, BPF_NOEXIST) == -E2BIG)
+		AW_COUNT(socket->sandbox, lost_totals);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		aw_report(c, socket->generation, socket);
 	return 0;
 }
 
-/* Starts a fresh life: after connect(), or in the socket that accept() returned. */
-static __always_inline void aw_reset(struct aw_socket *socket, __u64 id, __u8 direction)
+/* Drops the verdict: after connect(), or in the socket that accept() returned. */
+static __always_inline void aw_forget(struct aw_socket *socket, struct aw_case *c)
 {
 	if (socket->bytes_out || socket->bytes_in)
-		aw_flush(socket);
-	bpf_spin_lock(&socket->lock);
+		aw_flush(socket, aw_now(c));
 	socket->generation = 0;
-	socket->direction = direction;
-	socket->flags = 0;
-	socket->sandbox = id;
+	socket->sandbox = c->id;
 	socket->claimed_port = 0;
-	socket->bytes_out = 0;
-	socket->bytes_in = 0;
-	bpf_spin_unlock(&socket->lock);
+}
+
+/* Starts a fresh life of a TCP socket. */
+static __always_inline void aw_reset(struct aw_socket *socket, struct aw_case *c, __u8 direction)
+{
+	aw_forget(socket, c);
+	socket->direction = direction;
+	socket->flags &= AW_SOCKET_USER;
+}
+
+/*
+ * Says whether every look at the verdict runs under the socket's own lock: connect() and egress of
+ * TCP do. Ingress does not, and the sends of a UDP socket run side by side; those take turns by the
+ * entry's lock, or one could see half of another's verdict.
+ */
+static __always_inline bool aw_is_serial(const struct aw_case *c)
+{
+	return c->protocol == IPPROTO_TCP && c->direction == AW_DIRECTION_OUT;
+}
+
+static __always_inline bool aw_match(const struct aw_socket *socket,
+				     const struct aw_sandbox *sandbox, struct aw_case *c)
+{
+	if (socket->generation != sandbox->generation || socket->sandbox != c->id ||
+	    socket->mode != sandbox->mode || socket->protocol != c->protocol ||
+	    socket->remote_port != c->remote_port || socket->direction != c->direction ||
+	    !aw_same_address(socket->remote, &c->remote))
+		return false;
+	c->verdict = socket->verdict;
+	c->reason = socket->reason;
+	c->rule = socket->rule;
+	return true;
 }
 
 /*
@@ -123,34 +150,23 @@ static __always_inline bool aw_recall(struct aw_socket *socket, const struct aw_
 {
 	bool match;
 
-	bpf_spin_lock(&socket->lock);
-	match = socket->generation == sandbox->generation && socket->sandbox == c->id &&
-		socket->mode == sandbox->mode && socket->protocol == c->protocol &&
-		socket->remote_port == c->remote_port && socket->direction == c->direction &&
-		aw_same_address(socket->remote, &c->remote);
-	if (match) {
-		c->verdict = socket->verdict;
-		c->reason = socket->reason;
-		c->rule = socket->rule;
-		if (c->hook == AW_HOOK_EGRESS)
-			socket->bytes_out += c->size;
-		else if (c->hook == AW_HOOK_INGRESS)
-			socket->bytes_in += c->size;
+	if (aw_is_serial(c)) {
+		match = aw_match(socket, sandbox, c);
+	} else {
+		bpf_spin_lock(&socket->lock);
+		match = aw_match(socket, sandbox, c);
+		bpf_spin_unlock(&socket->lock);
 	}
-	bpf_spin_unlock(&socket->lock);
+	if (match && c->hook == AW_HOOK_EGRESS)
+		__sync_fetch_and_add(&socket->bytes_out, c->size);
+	else if (match && c->hook == AW_HOOK_INGRESS)
+		__sync_fetch_and_add(&socket->bytes_in, c->size);
 	return match;
 }
 
-/* Keeps the verdict on *c* in *socket*, for its following packets. */
-static __always_inline void aw_remember(struct aw_socket *socket, const struct aw_sandbox *sandbox,
-					const struct aw_case *c)
+static __always_inline void aw_store(struct aw_socket *socket, const struct aw_sandbox *sandbox,
+				     const struct aw_case *c)
 {
-	__u64 now = bpf_ktime_get_boot_ns();
-	__u64 jiffies = bpf_jiffies64();
-
-	if (socket->bytes_out || socket->bytes_in)
-		aw_flush(socket);
-	bpf_spin_lock(&socket->lock);
 	socket->generation = sandbox->generation;
 	socket->sandbox = c->id;
 	socket->mode = sandbox->mode;
@@ -163,33 +179,53 @@ static __always_inline void aw_remember(struct aw_socket *socket, const struct a
 	socket->verdict = c->verdict;
 	socket->reason = c->reason;
 	socket->rule = c->rule;
-	socket->since_ns = now;
-	socket->flushed_jiffies = jiffies;
 	if (c->verdict == AW_VERDICT_ALLOW)
 		socket->flags |= AW_SOCKET_PERMITTED;
-	socket->bytes_out = c->hook == AW_HOOK_EGRESS ? c->size : 0;
-	socket->bytes_in = c->hook == AW_HOOK_INGRESS ? c->size : 0;
-	bpf_spin_unlock(&socket->lock);
 }
 
-/* Flushes at the end of a flow, and now and then, so that a long one shows while it lives. */
-static __always_inline void aw_flush_when_due(struct aw_socket *socket, const struct aw_case *c)
+/* Keeps the verdict on *c* in *socket*, for its following packets. */
+static __always_inline void aw_remember(struct aw_socket *socket, const struct aw_sandbox *sandbox,
+					struct aw_case *c)
 {
-	__u8 fin_or_rst = 0x01 | 0x04;
+	__u64 now = aw_now(c);
 
-	if ((c->protocol == IPPROTO_TCP && c->tcp_flags & fin_or_rst) ||
-	    socket->flags & AW_SOCKET_RELEASED ||
-	    bpf_jiffies64() - socket->flushed_jiffies > AW_FLUSH_JIFFIES)
-		aw_flush(socket);
+	if (socket->bytes_out || socket->bytes_in)
+		aw_flush(socket, now);
+	if (aw_is_serial(c)) {
+		aw_store(socket, sandbox, c);
+	} else {
+		bpf_spin_lock(&socket->lock);
+		aw_store(socket, sandbox, c);
+		bpf_spin_unlock(&socket->lock);
+	}
+	socket->since_ns = now;
+	socket->flushed_jiffies = bpf_jiffies64();
+	if (c->hook == AW_HOOK_EGRESS)
+		__sync_fetch_and_add(&socket->bytes_out, c->size);
+	else if (c->hook == AW_HOOK_INGRESS)
+		__sync_fetch_and_add(&socket->bytes_in, c->size);
 }
 
+/*
+ * Flushes once at the end of a flow, and now and then, so that a long one shows while it lives.
+ * What follows the last FIN or RST of our own, the peer's farewell, is not counted.
+ */
+static __always_inline void aw_flush_when_due(struct aw_socket *socket, struct aw_case *c)
+{
+	bool parting = c->protocol == IPPROTO_TCP && c->tcp_flags & (AW_TCP_FIN | AW_TCP_RST) &&
+		       c->hook == AW_HOOK_EGRESS;
+	bool watched = socket->flags & AW_SOCKET_USER && !(socket->flags & AW_SOCKET_RELEASED);
+
+	if ((parting && !watched) || bpf_jiffies64() - socket->flushed_jiffies > AW_FLUSH_JIFFIES)
+		aw_flush(socket, aw_now(c));
+}
+
+/* Notes what the application asked for: evidence, for the report of a translated destination. */
 static __always_inline void aw_claim(struct aw_socket *socket, const struct aw_case *c)
 {
-	bpf_spin_lock(&socket->lock);
 	socket->claimed[0] = c->remote.halves[0];
 	socket->claimed[1] = c->remote.halves[1];
 	socket->claimed_port = c->remote_port;
-	bpf_spin_unlock(&socket->lock);
 }
 
 #endif /* AGENTWALL_SOCKET_H */

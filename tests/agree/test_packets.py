@@ -120,8 +120,8 @@ BODIES = st.one_of(
 @st.composite
 def v4_packets(draw):
     """Return an IPv4 packet whose header says anything."""
-    first = draw(st.one_of(st.just(0x45), st.integers(0, 255)))
-    fragment = draw(st.one_of(st.sampled_from((0, 0x4000)), st.integers(0, 0xFFFF)))
+    first = draw(st.sampled_from((*(0x45,) * 12, 0x46, 0x4F, 0x48, 0x44, 0x65, 0x05)))
+    fragment = draw(st.sampled_from((0, 0x4000, 0, 0x4000, 0, 0x4000, 0x2000, 1, 0x8000, 0x1FFF)))
     header = struct.pack("!BBHHHBBH", first, 0, 40, 1, fragment, 64, draw(PROTOCOLS), 0)
     remote = draw(st.sampled_from((V4, V4, IPv4Address("198.51.100.1"))))
     return 0x0800, header + LOCAL_V4.packed + remote.packed + draw(BODIES)
@@ -130,13 +130,15 @@ def v4_packets(draw):
 @st.composite
 def v6_packets(draw):
     """Return an IPv6 packet behind up to six extension headers."""
-    chain = draw(st.lists(st.sampled_from((HOP, DESTINATION, HOP, ROUTING, FRAGMENT)), max_size=6))
+    chain = draw(
+        st.lists(st.sampled_from((HOP, DESTINATION) * 4 + (ROUTING, FRAGMENT)), max_size=6)
+    )
     last = draw(PROTOCOLS)
     body = b""
     for following in (*chain[1:], last)[: len(chain)]:
-        units = draw(st.sampled_from((0, 0, 0, 1, 255)))
+        units = draw(st.sampled_from((*(0,) * 9, 1, 255)))
         body += bytes((following, units)) + bytes(6 + 8 * min(units, 2))
-    first = draw(st.one_of(st.just(6 << 28), st.integers(0, 0xFFFFFFFF)))
+    first = draw(st.sampled_from((*(6 << 28,) * 9, 0x6FFFFFFF, 4 << 28)))
     header = struct.pack("!IHBB", first, 40, chain[0] if chain else last, 64)
     remote = draw(st.sampled_from((V6, V6, IPv6Address("2001:db8::8"))))
     return 0x86DD, header + LOCAL_V6.packed + remote.packed + body + draw(BODIES)
