@@ -134,6 +134,7 @@ _REMEDIES = {
     "unix_sendmsg": "Linux 6.7 or later",
     "tcx": "Linux 6.6 or later",
     "lsm": "a kernel with BPF LSM, booted with bpf in its lsm= list",
+    "batch update of lpm_trie": "a later kernel; until then rules are written one by one",
     "bpf_set_retval in cgroup_sock_addr": "Linux 5.18 or later; until then refusals are EPERM",
 }
 

@@ -27,6 +27,7 @@ from agentwall.kernel.libbpf import AttachType, MapType, check, check_pointer
 _LOG_BYTES = 0xFF_FFFF
 """The verifier's limit before Linux 5.2 (UINT32_MAX >> 8). Memory is touched only where used."""
 _BTF_KIND_DATASEC = 15
+_LOG_EXPLANATION = "\nVerification failed: "
 _LOG_STATISTICS = ("processed ", "verification time", "stack depth", "insns processed")
 
 
@@ -260,8 +261,12 @@ class BpfObject:
 
 
 def last_useful_line(log: str) -> str:
-    """Return the line of a verifier *log* that says what was wrong: the last but its statistics."""
-    lines = [line.strip() for line in log.splitlines()]
+    """Return the line of a verifier *log* that says what was wrong: the last but its statistics.
+
+    Newer kernels (seen in 7.3) explain that line in a section after it, which is passed over too.
+    """
+    before = log.partition(_LOG_EXPLANATION)[0]
+    lines = [line.strip() for line in (before if before.strip() else log).splitlines()]
     useful = [line for line in lines if line and not line.startswith(_LOG_STATISTICS)]
     return useful[-1] if useful else "no reason given"
 

@@ -133,9 +133,15 @@ def test_no_object(tmp_path, content, message):
             "unreachable insn 3\nverification time 12 usec\nstack depth 0\nprocessed 0 insns\n",
             "unreachable insn 3",
         ),
+        (
+            "R0 may be anything\n\nVerification failed: Safety\n\nSuggestion:\n  Do not.\n\n"
+            "processed 7 insns\n",
+            "R0 may be anything",
+        ),
+        ("\nVerification failed: Safety\n", "Verification failed: Safety"),
         ("\n", "no reason given"),
     ],
 )
 def test_last_useful_line(log, line):
-    """The verifier's closing statistics are passed over."""
+    """The verifier's closing statistics and explanations are passed over."""
     assert last_useful_line(log) == line

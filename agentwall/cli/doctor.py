@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentwall doctor``: what this host can enforce, found out by trying; and what is left over.
+
+Exits with 0, with 4 where a required hook is missing, with 77 where agentwall cannot run at all,
+and with 1 where ``--clean`` could not clear everything.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from agentwall.cli.failures import EXIT_CANNOT_RUN, print_lines
+from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers
+from agentwall.errors import AgentwallError, KernelError
+from agentwall.flow.record import SandboxKey
+from agentwall.host import state
+from agentwall.host.roads import Road, find_roads
+from agentwall.kernel import pins
+from agentwall.kernel.cgroup2 import attachable, temporary_cgroup
+from agentwall.kernel.features import Feature, Group, State, survey
+from agentwall.kernel.libbpf import AttachType
+from agentwall.kernel.links import ProgramInfo, effective_programs, program_info
+from agentwall.kernel.wall import Wall
+from agentwall.sinks.escape import printable
+
+EXIT_NOT_CLEARED = 1
+EXIT_HOOK_MISSING = 4
+SCHEMA = "agentwall.doctor/1"
+
+_SOCK_ADDR = (AttachType.CONNECT4, AttachType.CONNECT6, AttachType.SENDMSG4, AttachType.SENDMSG6)
+_TITLES = {Group.HOST: "this host", Group.HOOK: "hooks", Group.KERNEL: "kernel"}
+_TRIAL = SandboxKey(1)
+_WALL = "the wall itself"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkup:
+    """Everything that was found."""
+
+    features: list[Feature]
+    translators: list[ProgramInfo]
+    """Programs on this process's cgroup or above it that may rewrite destinations."""
+    roads: list[Road]
+    leftovers: list[Leftover]
+    orphans: list[Path]
+    """Pin directories that no run's record names."""
+
+    @property
+    def exit_code(self) -> int:
+        """What this host comes to, leftovers apart."""
+        lacking = [f for f in self.features if f.required and f.state is not State.SUPPORTED]
+        groups = {feature.group for feature in lacking}
+        if Group.HOOK in groups and Group.HOST not in groups:
+            return EXIT_HOOK_MISSING
+        return EXIT_CANNOT_RUN if groups else 0
+
+
+@click.command(short_help="Say what this host can enforce.")
+@click.option("--clean", is_flag=True, help="Clear what runs that were killed have left.")
+@click.option("--kill", is_flag=True, help="With --clean: also end what still lives behind it.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["pretty", "json"]),
+    default="pretty",
+    show_default=True,
+)
+def doctor(clean: bool, kill: bool, format_: str) -> int:
+    """Say what this host can enforce, hook by hook, by trying.
+
+    Also names open roads, programs that may rewrite destinations, and what is left of runs that
+    were killed. Needs root for all but the first lines.
+    """
+    if kill and not clean:
+        raise click.UsageError("--kill goes with --clean")
+    problems = _clear(kill) if clean else []
+    checkup = _examine()
+    if format_ == "json":
+        click.echo(json.dumps(_encode(checkup), indent=2))
+    else:
+        for line, colour in _lines(checkup):
+            click.secho(line, fg=colour, bold=colour == _HEADING)
+    print_lines(problems)
+    return checkup.exit_code or (EXIT_NOT_CLEARED if problems else 0)
+
+
+def _examine() -> Checkup:
+    features = survey()
+    is_able = all(f.state is State.SUPPORTED for f in features if f.group is Group.HOST)
+    if is_able:
+        features.append(_try_wall())
+    return Checkup(
+        features=features,
+        translators=_translators() if is_able else [],
+        roads=find_roads(),
+        leftovers=find_leftovers(),
+        orphans=_orphans(),
+    )
+
+
+# The proof of all the above: the programs themselves, on an empty cgroup of our own.
+def _try_wall() -> Feature:
+    start_s = time.monotonic()
+    try:
+        with temporary_cgroup() as cgroup, Wall.load() as wall:
+            wall.attach(cgroup, _TRIAL)
+            count = len(wall.links(_TRIAL))
+            wall.detach(_TRIAL)
+        detail = f"{count} programs loaded and attached in {time.monotonic() - start_s:.2f} s"
+        found = State.SUPPORTED
+    except AgentwallError as err:
+        detail, found = str(err), State.MISSING
+    return Feature(
+        name=_WALL,
+        group=Group.KERNEL,
+        state=found,
+        detail=detail,
+        required=True,
+        remedy="" if found is State.SUPPORTED else "what is missing above; else report it",
+    )
+
+
+def _translators() -> list[ProgramInfo]:
+    found: dict[int, ProgramInfo] = {}
+    with temporary_cgroup() as cgroup, attachable(cgroup) as fd:
+        for attach_type in _SOCK_ADDR:
+            for program_id in effective_programs(fd, attach_type):
+                info = program_info(program_id)
+                if info:
+                    found[program_id] = info
+    return list(found.values())
+
+
+# Pins are listed before records are read: a run writes its record first and removes it last.
+def _orphans() -> list[Path]:
+    pinned = pins.pin_dirs()
+    known = {record.id for record in (*state.live_runs(), *state.leftovers())}
+    return [path for path in pinned if path.name not in known]
+
+
+def _clear(kill: bool) -> list[str]:
+    problems = []
+    for leftover in find_leftovers():
+        try:
+            clear_leftover(leftover, force=kill)
+        except AgentwallError as err:
+            advice = "" if kill else "; --kill ends them"
+            problems.append(f"{err}{advice if leftover.pids else ''}")
+    if pins.pin_dirs():
+        with state.exclusive():
+            for path in _orphans():
+                try:
+                    pins.clear_pins(path)
+                except KernelError as err:
+                    problems.append(str(err))
+    return problems
+
+
+def _encode(checkup: Checkup) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "exit": checkup.exit_code,
+        "features": [
+            asdict(f) | {"group": f.group.value, "state": f.state.value} for f in checkup.features
+        ],
+        "translators": [asdict(program) for program in checkup.translators],
+        "roads": [asdict(road) for road in checkup.roads],
+        "leftovers": [
+            {"run": left.record.id, "cgroup": left.record.cgroup, "pids": list(left.pids)}
+            for left in checkup.leftovers
+        ],
+        "orphans": [str(path) for path in checkup.orphans],
+    }
+
+
+_Line = tuple[str, str | None]
+"""Text that is safe to print, and its colour."""
+_HEADING = "cyan"
+_COLOURS = {"ok": "green", "MISSING": "red", "absent": "yellow", "not tried": "yellow"}
+
+
+def _lines(checkup: Checkup) -> Iterator[_Line]:
+    for group, title in _TITLES.items():
+        yield title, _HEADING
+        features = [feature for feature in checkup.features if feature.group is group]
+        if group is Group.KERNEL:
+            features = yield from _summarise(features)
+        for feature in features:
+            yield from _feature_lines(feature)
+    yield "open roads", _HEADING
+    for road in checkup.roads:
+        yield _row("open", road.name, road.detail), "yellow"
+        yield _row("", "", f"close: {road.remedy}"), None
+    for program in checkup.translators:
+        text = f"{program.name} (id {program.id}, loaded by uid {program.created_by_uid})"
+        yield _row("open", "translation", f"may rewrite destinations: {text}"), "yellow"
+    if not checkup.roads and not checkup.translators:
+        yield _row("none", "", ""), "green"
+    yield from _leftover_lines(checkup)
+    yield _conclusion(checkup)
+
+
+# Map types and helpers that are there go in one line; returns the others and the wall itself.
+def _summarise(features: list[Feature]) -> Generator[_Line, None, list[Feature]]:
+    telling = [f for f in features if f.state is not State.SUPPORTED or f.name == _WALL]
+    plain = len(features) - len(telling)
+    if plain:
+        yield _row("ok", "maps, helpers and operations", f"{plain} that the programs need"), "green"
+    return telling
+
+
+def _row(word: str, name: str, detail: str) -> str:
+    return printable(f"  {word:10}{name:42}{detail}").rstrip()
+
+
+def _feature_lines(feature: Feature) -> Iterator[_Line]:
+    words = {
+        State.SUPPORTED: "ok",
+        State.MISSING: "MISSING" if feature.required else "absent",
+        State.UNKNOWN: "not tried",
+    }
+    word = words[feature.state]
+    yield _row(word, feature.name, feature.detail), _COLOURS[word]
+    if feature.remedy:
+        yield _row("", "", f"needs: {feature.remedy}"), None
+
+
+def _leftover_lines(checkup: Checkup) -> Iterator[_Line]:
+    if not checkup.leftovers and not checkup.orphans:
+        return
+    yield "left over (agentwall doctor --clean clears it)", _HEADING
+    for leftover in checkup.leftovers:
+        yield _row("run", leftover.record.id, str(leftover)), "yellow"
+    for path in checkup.orphans:
+        yield _row("pins", path.name, f"{path}: of no run"), "yellow"
+
+
+def _conclusion(checkup: Checkup) -> _Line:
+    if checkup.exit_code == 0:
+        return "agentwall can run here: every required hook is there", "green"
+    lacking = [f.name for f in checkup.features if f.required and f.state is State.MISSING]
+    what = "is not closed" if checkup.exit_code == EXIT_HOOK_MISSING else "cannot run"
+    return f"agentwall {what} here: {', '.join(lacking)}", "red"

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentwall doctor`` says what there is, and its exit code says what that comes to."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rig import own_cgroup, temp_cgroup
+
+from agentwall.cli import doctor
+from agentwall.cli.main import main
+from agentwall.daemon.leftovers import CGROUP_PREFIX
+from agentwall.host import state
+from agentwall.host.cgroup import parse_membership
+from agentwall.kernel import pins
+from agentwall.kernel.cgroup2 import attachable
+from agentwall.kernel.features import Feature, Group, State
+from agentwall.kernel.libbpf import AttachType, ProgramType
+from agentwall.kernel.links import Link
+from agentwall.kernel.probe import loaded
+
+ROOT = Path(__file__).parents[2]
+RUN_ID = "doctor-test"
+FEATURE = Feature(name="x", group=Group.HOOK, state=State.SUPPORTED, detail="there", required=True)
+HEALTHY = doctor.Checkup(features=[FEATURE], translators=[], roads=[], leftovers=[], orphans=[])
+
+
+def found(capsys, *arguments: str) -> tuple[int, dict]:
+    """Run doctor in JSON; return its exit code and what it says."""
+    code = main(["doctor", "--format", "json", *arguments])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Records of runs and pins in places of the test's own, with a bpffs mounted."""
+    point = tmp_path / "bpf"
+    monkeypatch.setattr(pins, "BPFFS", point)
+    for function in (pins.pin_dirs, pins.unmount_bpffs, pins.mount_bpffs):
+        monkeypatch.setattr(function, "__defaults__", (point,))
+    for function in (state.leftovers, state.live_runs, state.exclusive.__wrapped__):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(state.forget, "__defaults__", (tmp_path,))
+    yield tmp_path
+    for path in pins.pin_dirs():
+        pins.clear_pins(path)
+
+    assert pins.unmount_bpffs()
+
+
+def record(cgroup: str = "/") -> state.RunRecord:
+    return state.RunRecord(
+        id=RUN_ID,
+        cgroup=cgroup,
+        pin_dir=str(pins.BPFFS / RUN_ID),
+        policy="p",
+        pid=1,
+        start_time="2026-01-01T00:00:00Z",
+        events="/none",
+        argv=("true",),
+    )
+
+
+@pytest.fixture
+def dead_run(runs):
+    """What is left of a killed run: its record, its pins, and a process in its cgroup."""
+    with temp_cgroup() as parent:
+        cgroup = parent / f"{CGROUP_PREFIX}{RUN_ID}"
+        cgroup.mkdir()
+        pins.make_pin_dir(pins.BPFFS / RUN_ID)
+        with (
+            loaded(ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT4) as program,
+            attachable(cgroup) as fd,
+        ):
+            link = Link.attach(program, fd, AttachType.CONNECT4)
+            link.pin(pins.BPFFS / RUN_ID / pins.LINKS / "one")
+            link.close()
+        with subprocess.Popen(["sleep", "600"]) as child:
+            (cgroup / "cgroup.procs").write_text(str(child.pid))
+            path = parse_membership(Path(f"/proc/{child.pid}/cgroup").read_text())
+            state.hold(record(path), runs).close()
+            yield child
+            child.kill()
+
+
+@pytest.mark.kernel
+def test_healthy_host(capsys):
+    """On a host that runs these tests the exit code is 0 and the wall itself was tried."""
+    code, said = found(capsys)
+    wall = next(f for f in said["features"] if f["name"] == "the wall itself")
+
+    assert (code, said["exit"], said["schema"]) == (0, 0, "agentwall.doctor/1")
+    assert wall["state"] == "supported"
+    assert wall["detail"].startswith("8 programs loaded and attached in ")
+
+
+@pytest.mark.kernel
+def test_pretty(capsys):
+    """The pretty form has a line for each hook, without colour in a pipe, and a conclusion."""
+    code = main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert code == 0
+    assert [line.split()[:2] for line in lines if "connect4" in line] == [["ok", "connect4"]]
+    assert lines[-1] == "agentwall can run here: every required hook is there"
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.kernel
+def test_nothing_is_left_behind(capsys):
+    """Trying leaves neither cgroups nor programs."""
+    found(capsys)
+
+    assert list(own_cgroup().glob("agentwall-probe-*")) == []
+
+
+@pytest.mark.kernel
+def test_translation(capsys):
+    """A sock_addr program above the own cgroup is named: it may rewrite destinations."""
+    script = "import sys; from agentwall.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "doctor", "--format", "json"]
+    with (
+        temp_cgroup() as cgroup,
+        loaded(ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT4) as program,
+        attachable(cgroup) as fd,
+    ):
+        link = Link.attach(program, fd, AttachType.CONNECT4)
+        child = subprocess.Popen(
+            ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        said = json.loads(child.communicate(timeout=120)[0])
+        link.close()
+
+    assert [p["name"] for p in said["translators"]] == ["aw_probe"]
+
+
+@pytest.mark.parametrize(
+    ("group", "state_", "required", "code"),
+    [
+        (Group.HOST, State.MISSING, True, 77),
+        (Group.HOOK, State.MISSING, True, 4),
+        (Group.HOOK, State.MISSING, False, 0),
+        (Group.KERNEL, State.MISSING, True, 77),
+        (Group.KERNEL, State.MISSING, False, 0),
+        (Group.HOOK, State.UNKNOWN, True, 4),
+    ],
+)
+def test_exit_codes(group, state_, required, code):
+    """What cannot run at all is 77, a wall with a hole is 4, and what is optional is 0."""
+    feature = replace(FEATURE, group=group, state=state_, required=required)
+
+    assert replace(HEALTHY, features=[FEATURE, feature]).exit_code == code
+
+
+def test_without_rights():
+    """A user without rights is told what is missing, and the exit code is 77."""
+    script = "import sys; from agentwall.cli.main import main; sys.exit(main(['doctor']))"
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 77, done.stderr
+    assert "lacking NET_ADMIN, SYS_ADMIN, BPF" in done.stdout
+    assert "needs: run as root, or with sudo" in done.stdout
+    assert "not tried: capabilities" in done.stdout
+
+
+@pytest.mark.kernel
+def test_live_run_is_no_leftover(capsys, runs):
+    """A run that lives is neither named nor cleared."""
+    held = state.hold(record(), runs)
+    pins.make_pin_dir(pins.BPFFS / RUN_ID)
+    code, said = found(capsys, "--clean")
+
+    assert (code, said["leftovers"], said["orphans"]) == (0, [], [])
+    assert pins.pin_dirs() == [pins.BPFFS / RUN_ID]
+    held.remove()
+
+
+@pytest.mark.kernel
+def test_leftover_is_named(capsys, dead_run):
+    """What a killed run left is named with the processes behind its wall, and stays."""
+    code, said = found(capsys)
+
+    assert code == 0
+    assert [(left["run"], left["pids"]) for left in said["leftovers"]] == [(RUN_ID, [dead_run.pid])]
+    assert pins.list_pins(pins.BPFFS / RUN_ID) != []
+
+
+@pytest.mark.kernel
+def test_clean_spares_the_living(capsys, dead_run):
+    """--clean does not free living processes of their wall, says so, and exits with 1."""
+    code = main(["doctor", "--clean"])
+    err = capsys.readouterr().err
+
+    assert code == 1
+    assert f"processes {dead_run.pid} live behind its wall" in err
+    assert "--kill ends them" in err
+    assert pins.list_pins(pins.BPFFS / RUN_ID) != []
+    assert dead_run.poll() is None
+
+
+@pytest.mark.kernel
+def test_clean_and_kill(capsys, dead_run):
+    """--clean --kill ends the processes and leaves neither pins, cgroup nor record."""
+    code, said = found(capsys, "--clean", "--kill")
+
+    assert (code, said["leftovers"], said["orphans"]) == (0, [], [])
+    assert dead_run.wait(10) == -9
+    assert pins.pin_dirs() == []
+
+
+@pytest.mark.kernel
+def test_clean_after_the_end(capsys, dead_run):
+    """Once the processes have ended, --clean clears what is left."""
+    dead_run.kill()
+    dead_run.wait()
+    code, said = found(capsys, "--clean")
+
+    assert (code, said["leftovers"]) == (0, [])
+    assert pins.pin_dirs() == []
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("runs")
+def test_orphans(capsys):
+    """Pins that no record names are named, and cleared by --clean."""
+    pins.make_pin_dir(pins.BPFFS / "nobody")
+    before = found(capsys)[1]["orphans"]
+    after = found(capsys, "--clean")[1]["orphans"]
+
+    assert before == [str(pins.BPFFS / "nobody")]
+    assert after == []
+    assert not (pins.BPFFS / "nobody").exists()
+
+
+def test_kill_alone(capsys):
+    """--kill without --clean is wrong usage."""
+    code = main(["doctor", "--kill"])
+
+    assert code == 2
+    assert "--kill goes with --clean" in capsys.readouterr().err
+
+
+def test_text_of_others_is_escaped():
+    """A name that somebody chose cannot steer the terminal."""
+    feature = replace(FEATURE, detail="\x1b[2Jgone")
+    text = "\n".join(line for line, _ in doctor._lines(replace(HEALTHY, features=[feature])))
+
+    assert "\x1b" not in text
+    assert "\\x1b[2Jgone" in text
