@@ -59,8 +59,10 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	} else {
 		aw_judge_out(ctx, sandbox, c);
 	}
-	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_answers_peer(ctx, c))
+	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP &&
+	    aw_knows_peer(ctx, c, AW_PEER_HEARD))
 		return AW_ACTION_ALLOW; /* egress accounts for it */
+	aw_note_contact(ctx, sandbox, c);
 	aw_claim(socket, c);
 	keep = aw_is_lasting(sandbox, c) &&
 	       (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE);
@@ -71,13 +73,11 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	if (action == AW_ACTION_DENY)
 		c->errno_ = sandbox->refuse_errno && aw_have_set_retval ? sandbox->refuse_errno :
 									  EPERM;
-	if (c->verdict != AW_VERDICT_ALLOW)
+	if (keep && action == AW_ACTION_ALLOW)
+		aw_account(socket, sandbox->generation, c);
+	else if (c->verdict != AW_VERDICT_ALLOW)
 		aw_report(c, sandbox->generation, socket);
-	if (action == AW_ACTION_DENY)
-		return aw_refuse(sandbox);
-	if (keep)
-		aw_account(socket, c);
-	return AW_ACTION_ALLOW;
+	return action == AW_ACTION_DENY ? aw_refuse(sandbox) : AW_ACTION_ALLOW;
 }
 
 static __always_inline int aw_refuse_unbound(struct bpf_sock_addr *ctx, struct aw_case *c,
@@ -118,8 +118,9 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 	} else {
 		c->direction = AW_DIRECTION_OUT;
 		/* No lock: if another send tears this, egress still judges the packet. */
-		if (aw_match(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
-			return AW_ACTION_ALLOW;
+		if (aw_match(socket, sandbox, c) &&
+		    (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE))
+			return AW_ACTION_ALLOW; /* egress counts it */
 		aw_note_task(socket);
 	}
 	return aw_decide(ctx, sandbox, socket, c);

@@ -29,7 +29,7 @@ static __always_inline bool aw_is_translated(const struct aw_socket *socket,
 static __always_inline bool aw_judge_answer(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					    struct aw_socket *socket, struct aw_case *c)
 {
-	if (c->protocol != IPPROTO_UDP || !aw_answers_peer(skb, c))
+	if (c->protocol != IPPROTO_UDP || !aw_knows_peer(skb, c, AW_PEER_HEARD))
 		return false;
 	c->direction = AW_DIRECTION_IN;
 	if (!aw_recall(socket, sandbox, c))
@@ -63,10 +63,9 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 		return AW_ACTION_ALLOW;
 	c->direction = c->protocol == IPPROTO_TCP ? socket->direction : AW_DIRECTION_OUT;
 	if (aw_recall(socket, sandbox, c)) {
-		if (c->verdict == AW_VERDICT_ALLOW) {
-			aw_flush_when_due(socket, c);
+		aw_flush_when_due(socket, c);
+		if (c->verdict == AW_VERDICT_ALLOW)
 			return AW_ACTION_ALLOW;
-		}
 		if (aw_is_parting_rst(socket, c) || aw_judge_answer(skb, sandbox, socket, c))
 			return AW_ACTION_ALLOW;
 		return aw_settle(sandbox, c); /* reported when it was remembered */
@@ -78,6 +77,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 		return AW_ACTION_ALLOW;
 	if (aw_is_translated(socket, c))
 		c->reason = AW_REASON_TRANSLATED;
+	aw_note_contact(skb, sandbox, c);
 	return aw_conclude(skb, sandbox, socket, c);
 }
 

@@ -42,18 +42,30 @@ static __always_inline int aw_take_syn(struct __sk_buff *skb, const struct aw_sa
 	return action;
 }
 
+/* What neither an inbound rule lets in nor an outward one would have asked for. */
+static __always_inline int aw_turn_away(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+					struct aw_socket *socket, struct aw_case *c)
+{
+	if (sandbox->mode == AW_MODE_AUDIT && aw_knows_peer(skb, c, AW_PEER_CONTACTED))
+		return AW_ACTION_ALLOW;
+	c->direction = AW_DIRECTION_IN;
+	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
+	return aw_conclude(skb, sandbox, socket, c);
+}
+
 /* A datagram: the answer to one of ours, or a peer that an inbound rule lets in. */
 static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					    struct aw_socket *socket, struct aw_case *c)
 {
 	c->direction = AW_DIRECTION_OUT;
-	if (aw_recall(socket, sandbox, c) && c->verdict == AW_VERDICT_ALLOW)
+	if (aw_recall(socket, sandbox, c) &&
+	    (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE))
 		return AW_ACTION_ALLOW;
 	c->direction = AW_DIRECTION_IN;
 	if (aw_recall(socket, sandbox, c)) {
 		if (c->verdict != AW_VERDICT_ALLOW)
 			return aw_settle(sandbox, c);
-		aw_hear_peer(skb, c);
+		aw_note_peer(skb, c, AW_PEER_HEARD);
 		aw_flush_when_due(socket, c);
 		return AW_ACTION_ALLOW;
 	}
@@ -61,15 +73,13 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 		return AW_ACTION_ALLOW;
 	aw_judge_in(sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW) {
-		aw_hear_peer(skb, c);
+		aw_note_peer(skb, c, AW_PEER_HEARD);
 		return aw_conclude(skb, sandbox, socket, c);
 	}
 	aw_judge_out(skb, sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
-	c->direction = AW_DIRECTION_IN;
-	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
-	return aw_conclude(skb, sandbox, socket, c);
+	return aw_turn_away(skb, sandbox, socket, c);
 }
 
 /* Echo replies, and protocols that a rule names: welcome from where the rule lets requests go. */
@@ -81,9 +91,7 @@ static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_
 	aw_judge_out(skb, sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
-	c->direction = AW_DIRECTION_IN;
-	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
-	return aw_conclude(skb, sandbox, socket, c);
+	return aw_turn_away(skb, sandbox, socket, c);
 }
 
 SEC("cgroup_skb/ingress")

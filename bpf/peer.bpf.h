@@ -5,34 +5,48 @@
 
 #include "case.bpf.h"
 
-static __always_inline void aw_peer_key_of(const struct aw_case *c, struct aw_peer_key *key)
+#define AW_PEER_HEARD 0ULL /* an inbound rule let it in: it may be answered */
+/* In audit mode: the sandbox spoke first, though the rules deny it. Answers are no intruders. */
+#define AW_PEER_CONTACTED (1ULL << 16)
+
+static __always_inline void aw_peer_key_of(void *ctx, struct aw_case *c, struct aw_peer_key *key)
 {
+	aw_name_socket(ctx, c);
 	key->cookie = c->cookie;
 	key->remote[0] = c->remote.halves[0];
 	key->remote[1] = c->remote.halves[1];
 	key->port = c->remote_port;
 }
 
-static __always_inline void aw_hear_peer(void *ctx, struct aw_case *c)
+static __always_inline void aw_note_peer(void *ctx, struct aw_case *c, __u64 how)
 {
 	struct aw_peer_key key;
 	__u64 now = aw_now(c);
 
-	aw_name_socket(ctx, c);
-	aw_peer_key_of(c, &key);
+	aw_peer_key_of(ctx, c, &key);
+	key.port |= how;
 	bpf_map_update_elem(&aw_peers, &key, &now, BPF_ANY);
 }
 
-/* Says whether *c* answers a peer that was heard a moment ago. */
-static __always_inline bool aw_answers_peer(void *ctx, struct aw_case *c)
+/* Notes the remote of a datagram that audit mode lets through. */
+static __always_inline void aw_note_contact(void *ctx, const struct aw_sandbox *sandbox,
+					    struct aw_case *c)
+{
+	if (sandbox->mode == AW_MODE_AUDIT && c->verdict == AW_VERDICT_DENY &&
+	    c->protocol != IPPROTO_TCP)
+		aw_note_peer(ctx, c, AW_PEER_CONTACTED);
+}
+
+/* Says whether *c* goes to or comes from a peer that was noted a moment ago. */
+static __always_inline bool aw_knows_peer(void *ctx, struct aw_case *c, __u64 how)
 {
 	struct aw_peer_key key;
-	__u64 *heard_ns;
+	__u64 *noted_ns;
 
-	aw_name_socket(ctx, c);
-	aw_peer_key_of(c, &key);
-	heard_ns = bpf_map_lookup_elem(&aw_peers, &key);
-	return heard_ns && aw_now(c) - *heard_ns < AW_PEER_NS;
+	aw_peer_key_of(ctx, c, &key);
+	key.port |= how;
+	noted_ns = bpf_map_lookup_elem(&aw_peers, &key);
+	return noted_ns && aw_now(c) - *noted_ns < AW_PEER_NS;
 }
 
 #endif /* AGENTWALL_PEER_H */

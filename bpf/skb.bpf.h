@@ -39,7 +39,10 @@ static __always_inline int aw_refuse(struct __sk_buff *skb, const struct aw_sand
 	aw_rule_out(c, AW_VERDICT_DENY, reason);
 	aw_name_socket(skb, c);
 	action = aw_settle(sandbox, c);
-	aw_report(c, sandbox->generation, socket);
+	if (socket && action == AW_ACTION_ALLOW)
+		aw_account(socket, sandbox->generation, c);
+	else
+		aw_report(c, sandbox->generation, socket);
 	return action;
 }
 
@@ -54,10 +57,10 @@ static __always_inline int aw_conclude(struct __sk_buff *skb, const struct aw_sa
 	if (keep)
 		aw_remember(socket, sandbox, c);
 	action = aw_settle(sandbox, c);
-	if (c->verdict != AW_VERDICT_ALLOW)
-		aw_report(c, sandbox->generation, socket);
 	if (keep && action == AW_ACTION_ALLOW)
-		aw_account(socket, c);
+		aw_account(socket, sandbox->generation, c);
+	else if (c->verdict != AW_VERDICT_ALLOW)
+		aw_report(c, sandbox->generation, socket);
 	return action;
 }
 

@@ -75,15 +75,28 @@ static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket, 
 	return 0;
 }
 
-/* Counts a new use of a permitted flow; reports it when it is seen for the first time. */
+/*
+ * Counts one more use of a flow that passes, and reports it when it is seen for the first time: in
+ * audit mode too, so that a flow that is denied there makes one event, not one a packet.
+ */
 static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *socket,
-							struct aw_case *c)
+							__u32 generation, struct aw_case *c)
 {
 	struct aw_flow fresh = { .sockets = 1, .uid = socket->uid };
-	struct aw_flow_key key = {};
+	struct aw_flow_key key = {
+		.sandbox = c->id,
+		.generation = generation,
+		.rule = c->rule,
+		.pid = socket->pid,
+		.port = c->direction == AW_DIRECTION_IN ? c->local_port : c->remote_port,
+		.protocol = c->protocol,
+		.direction = c->direction,
+		.verdict = c->verdict,
+		.reason = c->reason,
+	};
 	struct aw_flow *flow;
 
-	aw_flow_key_of(socket, &key);
+	__builtin_memcpy(key.remote, &c->remote, sizeof(key.remote));
 	flow = bpf_map_lookup_elem(&aw_flow_table, &key);
 	if (flow) {
 		__sync_fetch_and_add(&flow->sockets, 1);
@@ -93,9 +106,8 @@ static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *
 	fresh.first_ns = fresh.last_ns = aw_now(c);
 	__builtin_memcpy(fresh.comm, socket->comm, sizeof(fresh.comm));
 	if (bpf_map_update_elem(&aw_flow_table, &key, &fresh, BPF_NOEXIST) == -E2BIG)
-		AW_COUNT(socket->sandbox, lost_totals);
-	if (c->verdict == AW_VERDICT_ALLOW)
-		aw_report(c, socket->generation, socket);
+		AW_COUNT(c->id, lost_totals);
+	aw_report(c, generation, socket);
 	return 0;
 }
 
