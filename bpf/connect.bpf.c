@@ -32,7 +32,8 @@ static __always_inline int aw_refuse(const struct aw_sandbox *sandbox)
 }
 
 /* UDP connect() sends nothing: where it is refused that is a probe, not an attempt. */
-static __always_inline int aw_connect_udp(const struct aw_sandbox *sandbox,
+static __always_inline int aw_connect_udp(struct bpf_sock_addr *ctx,
+					  const struct aw_sandbox *sandbox,
 					  struct aw_socket *socket, struct aw_case *c)
 {
 	aw_forget(socket, c);
@@ -40,7 +41,8 @@ static __always_inline int aw_connect_udp(const struct aw_sandbox *sandbox,
 	/* socket() noted the task; getaddrinfo connects one socket many times. */
 	if (socket->pid != bpf_get_current_pid_tgid() >> 32)
 		aw_note_task(socket);
-	if (aw_permits_some_port(sandbox, c))
+	/* A server that connects back to the peer it heard, as DTLS does, answers it. */
+	if (aw_permits_some_port(sandbox, c) || aw_knows_peer(ctx, c, AW_PEER_HEARD))
 		return AW_ACTION_ALLOW;
 	AW_COUNT(c->id, probes);
 	return sandbox->mode == AW_MODE_ENFORCE ? aw_refuse(sandbox) : AW_ACTION_ALLOW;
@@ -111,7 +113,7 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 	if (!socket)
 		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
 	if (connect && c->protocol == IPPROTO_UDP)
-		return aw_connect_udp(sandbox, socket, c);
+		return aw_connect_udp(ctx, sandbox, socket, c);
 	if (connect) {
 		aw_reset(socket, c, AW_DIRECTION_OUT);
 		aw_note_task(socket);

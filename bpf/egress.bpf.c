@@ -103,6 +103,9 @@ int aw_egress(struct __sk_buff *skb)
 	}
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
+	/* Made before the wall stood, or sock_create had refused it: it can write any header. */
+	if (c.socket_type == SOCK_RAW)
+		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
 	if ((c.protocol == IPPROTO_ICMP && c.icmp_type != AW_ICMP_ECHO) ||
 	    (c.protocol == IPPROTO_ICMPV6 && c.icmp_type != AW_ICMPV6_ECHO))
 		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_SOCKET_TYPE);

@@ -56,6 +56,8 @@ class Technique:
     needs: tuple[str, ...] = ()
     is_late: bool = False
     dial: str | None = None
+    tried: str = "here"
+    """Also on ``every-kernel``, or besides in ``every-mode``."""
     reaches: str
     """Role that the payload reaches where there is no wall; ``any`` where no role names it."""
     blocked: Blocked | None
@@ -80,6 +82,7 @@ def _read_row(row: dict[str, Any]) -> Technique:
         needs=tuple(row.get("needs", ())),
         is_late=row.get("attach") == "late",
         dial=row.get("dial"),
+        tried=row.get("tried", "here"),
         reaches=row.get("reaches", target),
         blocked=Blocked(**{"remote": target, **blocked}) if blocked else None,
     )

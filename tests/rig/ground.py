@@ -28,6 +28,7 @@ from rig.lab import (
 from rig.listeners import Server, sink, tcp_server, udp_server
 from rig.namespace import Namespace, temp_netns
 from rig.packet import Packet
+from rig.socket_features import missing
 from rig.tap import Tap
 
 PORT, OTHER_PORT = 7000, 7001
@@ -42,6 +43,7 @@ FAR_LINK_LOCAL = "fe80::f"
 SIDE_NEAR, SIDE_FAR = "10.99.0.1", "10.99.0.2"
 SETTLE_S = 5.0
 TCP_SYN = 0x02
+IPPROTO_SCTP = 132
 
 ROLES: dict[str, tuple[str, int]] = {
     "permitted4": (PERMITTED, PORT),
@@ -156,6 +158,10 @@ def ground() -> Iterator[Ground]:
                 udp_server(made.near, any_address, PORT),
             )
         ]
+        if not missing("sctp"):
+            # At one address: SCTP answers from addresses of its interfaces only, else.
+            sctp = tcp_server(made.far, OUTSIDE_OTHER, PORT, protocol=IPPROTO_SCTP)
+            servers.append(stack.enter_context(sctp))
         servers.append(stack.enter_context(udp_server(made.far, *BARRIER, session=lambda: sink)))
         taps = [stack.enter_context(tap) for tap in (Tap(made.far), Tap(made.near, "lo"))]
         yield Ground(made, side, servers, taps)

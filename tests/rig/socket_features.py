@@ -7,12 +7,14 @@ The names stand under ``needs`` in the catalogue of evasion techniques.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import socket
 from collections.abc import Callable
 from functools import cache
 
+MSG_FASTOPEN = 0x20000000
 CLONE_NEWUSER = 0x10000000
 SYS_IO_URING_SETUP, SYS_IO_URING_REGISTER = 425, 427
 IORING_REGISTER_PROBE, IORING_OP_SOCKET, IO_URING_OP_SUPPORTED = 8, 45, 1
@@ -73,9 +75,13 @@ def _io_uring_socket() -> None:
 
 
 def _mptcp_fastopen() -> None:
-    # TCP_FASTOPEN_CONNECT on an MPTCP socket came with sending by MSG_FASTOPEN, in 6.2.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, 30, 1)
+        sock.setblocking(False)
+        try:
+            sock.sendto(b"x", MSG_FASTOPEN, ("127.0.0.1", 1))
+        except OSError as err:
+            if err.errno == errno.EOPNOTSUPP:
+                raise
 
 
 def _user_namespaces() -> None:
