@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cgroup behind a wall: made in the order that fails closed, and taken away without a trace.
+
+Whatever of it cannot be taken away stays whole, record and pins included, as a leftover that
+``leftovers`` finds: a sandbox may lose its agentwall, never its wall.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agentwall.errors import AgentwallError, HostError
+from agentwall.flow.record import SandboxKey
+from agentwall.host import state
+from agentwall.host.cgroup import Cgroup, Place
+from agentwall.kernel import pins
+from agentwall.kernel.maps import SandboxSettings
+from agentwall.kernel.wall import Capacity, Wall
+from agentwall.policy.tables import RuleTables
+
+GENERATION = 1
+"""A run has one policy, and so one generation of rules."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """Everything an enclosure is made of."""
+
+    record: state.RunRecord
+    place: Place
+    key: SandboxKey
+    tables: RuleTables
+    settings: SandboxSettings
+
+
+class Enclosure:
+    """A cgroup, the wall around it and the record of both."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        """Build it; on an error nothing is left.
+
+        Raises:
+            HostError: No cgroup, no bpffs.
+            KernelError: A program was refused, or the rules do not fit.
+        """
+        self.key = blueprint.key
+        self._wall: Wall | None = None
+        self._cgroup: Cgroup | None = None
+        self._pin_dir = pins.BPFFS / blueprint.record.id
+        # First, so that whatever is made can be found, should this process be killed.
+        self._held = state.hold(blueprint.record)
+        with self._undone_on_error():
+            self._raise_wall(blueprint)
+
+    def _raise_wall(self, blueprint: Blueprint) -> None:
+        # Another run that ends now must not unmount the bpffs under this one.
+        with state.exclusive():
+            capacity = _capacity_for(blueprint.tables)
+            self._wall = wall = Wall.load(pin_dir=self._pin_dir, capacity=capacity)
+            self._cgroup = cgroup = blueprint.place.make()
+        # Attached first: from here on, and until the last step, everything is refused.
+        wall.attach(cgroup.directory, self.key)
+        wall.apply(GENERATION, blueprint.tables)
+        wall.bind(self.key, blueprint.settings)
+        wall.activate(cgroup.directory, self.key)
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._dismantle()
+            raise
+
+    @property
+    def wall(self) -> Wall:
+        """The wall that stands."""
+        assert self._wall is not None
+        return self._wall
+
+    @property
+    def cgroup(self) -> Cgroup:
+        """The cgroup inside."""
+        assert self._cgroup is not None
+        return self._cgroup
+
+    def remove(self) -> None:
+        """Take everything away.
+
+        Raises:
+            HostError: A process inside could not be killed; the wall stays, as a leftover.
+            KernelError: Something else stays, as a leftover.
+        """
+        try:
+            if self.cgroup.is_populated() and not self.cgroup.kill():
+                pids = ", ".join(map(str, self.cgroup.pids()))
+                raise HostError(f"processes that cannot be killed stay behind the wall: {pids}")
+            self._dismantle()
+        except AgentwallError:
+            self._held.close()
+            raise
+
+    def damage(self) -> str | None:
+        """Say which hook no longer judges the sandbox, or None while all do."""
+        missing = [
+            name
+            for name, link in zip(self._program_names(), self.wall.links(self.key), strict=True)
+            if link.info().cgroup_id == 0
+        ]
+        return f"detached: {', '.join(missing)}" if missing else None
+
+    def _program_names(self) -> list[str]:
+        return [program.name for program in self.wall.programs()]
+
+    def _dismantle(self) -> None:
+        if self._wall is not None:
+            with contextlib.closing(self._wall):
+                self._wall.detach(self.key)
+        with state.exclusive():
+            pins.clear_pins(self._pin_dir)
+            pins.unmount_bpffs()
+            if self._cgroup is not None:
+                self._cgroup.remove()
+        self._held.remove()
+
+
+def _capacity_for(tables: RuleTables) -> Capacity:
+    defaults = Capacity()
+    intervals = sum(map(len, tables.interval_sets))
+    return Capacity(
+        prefixes=max(defaults.prefixes, len(tables.outbound) + len(tables.inbound)),
+        intervals=max(defaults.intervals, intervals),
+        sandboxes=8,
+    )

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request for ``agentwall run``, and what follows from it before anything is made."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agentwall.daemon.enclosure import GENERATION, Blueprint
+from agentwall.daemon.leftovers import CGROUP_PREFIX
+from agentwall.daemon.outputs import LOG_DIRECTORY
+from agentwall.errors import HostError
+from agentwall.flow.record import SandboxKey
+from agentwall.flow.verdict import Mode
+from agentwall.host import state
+from agentwall.host.cgroup import choose_place
+from agentwall.host.coverage import Coverage, CoverageLevel, assess_coverage
+from agentwall.host.descriptors import Inherited, kept_open
+from agentwall.host.exposure import Arrangement, collect_facts, has_own_netns
+from agentwall.host.identity import Identity
+from agentwall.host.namespaces import Confinement
+from agentwall.host.warden import Launch
+from agentwall.kernel import pins
+from agentwall.kernel.maps import SandboxSettings
+from agentwall.policy.compile import compile_policy
+from agentwall.policy.evaluate import loopback_scope
+from agentwall.policy.model import REFUSALS, Policy
+from agentwall.policy.tables import RuleTables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the caller wants to run, and how."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    """The caller's; the command gets it with the identity's variables."""
+    policy: Policy
+    mode: Mode | None
+    """None: the policy's."""
+    identity: Identity
+    labels: Mapping[str, str]
+    kept_capabilities: tuple[str, ...]
+    inherited: tuple[Inherited, ...]
+    """From ``judge_descriptors``."""
+    events: str | None
+    """None: a file of the run's own in /var/log/agentwall/runs."""
+    report: str | None
+    requires_full: bool
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time and fits a cgroup's, a pin's and a file's name."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def policy_in_force(request: RunRequest) -> Policy:
+    """Return the policy with the mode that was asked for."""
+    return replace(request.policy, mode=request.mode or request.policy.mode)
+
+
+def judge_coverage(request: RunRequest) -> Coverage:
+    """Return how much the wall will cover.
+
+    Raises:
+        HostError: Less than full, which was required.
+    """
+    arrangement = Arrangement(
+        identity=request.identity,
+        kept_capabilities=request.kept_capabilities,
+        inherited=request.inherited,
+        # The wall loads with every required hook or not at all.
+        missing_hooks=(),
+        environment=request.environment,
+    )
+    coverage = assess_coverage(collect_facts(arrangement))
+    if request.requires_full and coverage.level is not CoverageLevel.FULL:
+        raise HostError(f"coverage: expected full, got {describe_coverage(coverage)}")
+    return coverage
+
+
+def describe_coverage(coverage: Coverage) -> str:
+    """Return *coverage* in one line: ``partial; open roads: ...``."""
+    if not coverage.roads:
+        return coverage.level.value
+    return f"{coverage.level.value}; open roads: {'; '.join(map(str, coverage.roads))}"
+
+
+def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
+    """Return what the enclosure of *request* is made of.
+
+    Raises:
+        HostError: There is no cgroup v2.
+    """
+    policy = policy_in_force(request)
+    tables = compile_policy(policy)
+    place = choose_place(f"{CGROUP_PREFIX}{run_id}")
+    record = state.RunRecord(
+        id=run_id,
+        cgroup=place.path,
+        pin_dir=str(pins.BPFFS / run_id),
+        policy=f"{policy.name} ({policy.files[-1]})" if policy.files else policy.name,
+        pid=os.getpid(),
+        start_time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        events=str(events),
+        argv=request.argv,
+    )
+    return Blueprint(
+        record=record,
+        place=place,
+        key=SandboxKey(secrets.randbits(63) | 1),
+        tables=tables,
+        settings=_settings(policy, tables),
+    )
+
+
+def _settings(policy: Policy, tables: RuleTables) -> SandboxSettings:
+    return SandboxSettings(
+        generation=GENERATION,
+        mode=policy.mode,
+        loopback=loopback_scope(policy, own_netns=has_own_netns()),
+        refuse_errno=REFUSALS[policy.refuse_with],
+        protocols=tables.protocols,
+    )
+
+
+def plan_launch(request: RunRequest, written: tuple[Path, ...]) -> Launch:
+    """Return how the command of *request* starts.
+
+    Args:
+        request: What to run.
+        written: Files agentwall writes, which the command must not.
+    """
+    return Launch(
+        argv=request.argv,
+        environment={**request.environment, **request.identity.environment},
+        identity=request.identity,
+        confinement=Confinement(
+            hidden=(state.RUN_DIRECTORY, state.STATE_DIRECTORY),
+            read_only=tuple(_existing((LOG_DIRECTORY, *written))),
+            guards_kernel=request.identity.uid == 0,
+        ),
+        kept_capabilities=request.kept_capabilities,
+        kept_descriptors=kept_open(request.inherited),
+    )
+
+
+def _existing(paths: tuple[Path, ...]) -> list[Path]:
+    # A pipe or a device that takes the events is the caller's, and nothing to guard.
+    return [path.resolve() for path in paths if path.is_file() or path.is_dir()]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agentwall run`` without its command line: a request in, an outcome out.
+
+Everything that can be refused is refused before the command starts; from then on only the
+command decides how it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentwall.daemon.enclosure import Blueprint, Enclosure
+from agentwall.daemon.outputs import EventFile, ReportFile, open_events
+from agentwall.daemon.plan import (
+    RunRequest,
+    judge_coverage,
+    new_run_id,
+    plan_enclosure,
+    plan_launch,
+    policy_in_force,
+)
+from agentwall.daemon.session import Ending, Session, Subject
+from agentwall.errors import AgentwallError, HostError
+from agentwall.flow.record import Sandbox
+from agentwall.host.coverage import Coverage
+from agentwall.host.launch import Sandboxed, prepare
+from agentwall.host.signals import SignalQueue
+from agentwall.host.warden import Launch
+from agentwall.sinks.jsonl import EventLog, Sink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a run."""
+
+    ending: Ending
+    coverage: Coverage
+    events: Path
+    events_failed: int
+    """Events that could not be written."""
+    problems: tuple[str, ...]
+    """What went wrong once the command had started; none of it changed what it could do."""
+
+
+def run_sandbox(request: RunRequest, console: Sink) -> Outcome:
+    """Run a command behind a wall until it ends.
+
+    Args:
+        request: What to run.
+        console: Gets every record beside the event file; the caller closes it.
+
+    Raises:
+        HostError: Not root, no cgroup v2, a namespace refused, coverage not as required, ...
+        KernelError: A program was refused, or the rules do not fit.
+    """
+    if os.geteuid() != 0:
+        raise HostError("expected root, to load programs and make a cgroup: use sudo")
+    coverage = judge_coverage(request)
+    run_id = new_run_id()
+    with _outputs(request, run_id) as (events, report):
+        blueprint = plan_enclosure(run_id, request, events.path)
+        written = (events.path, report.path) if report else (events.path,)
+        log = EventLog(events.descriptor, run_id)
+        ending, problems = _enclose(
+            blueprint,
+            plan_launch(request, written),
+            _subject(run_id, request, blueprint, coverage),
+            [log, console],
+        )
+        log.close()
+        if report:
+            problems += _problems_of(report.write)
+    return Outcome(
+        ending=ending,
+        coverage=coverage,
+        events=events.path,
+        events_failed=log.failed,
+        problems=tuple(problems),
+    )
+
+
+@contextlib.contextmanager
+def _outputs(request: RunRequest, run_id: str) -> Iterator[tuple[EventFile, ReportFile | None]]:
+    events = open_events(request.events, run_id, request.identity.gid)
+    try:
+        report = None
+        if request.report is not None:
+            report = ReportFile(request.report, events, request.identity.gid)
+        yield events, report
+    except BaseException:
+        # A run that never began leaves no file; one that did has written its start.
+        if events.path.is_file() and not events.path.stat().st_size:
+            events.path.unlink()
+        raise
+
+
+def _subject(run_id: str, request: RunRequest, blueprint: Blueprint, coverage: Coverage) -> Subject:
+    return Subject(
+        sandbox=Sandbox(id=run_id, cgroup=blueprint.place.path, labels=request.labels),
+        policy=policy_in_force(request),
+        tables=blueprint.tables,
+        coverage=coverage,
+        argv=request.argv,
+        detail={
+            "uid": request.identity.uid,
+            "gid": request.identity.gid,
+            "loopback": blueprint.settings.loopback.value,
+            "descriptors": {str(found.number): found.what for found in request.inherited},
+        },
+    )
+
+
+def _enclose(
+    blueprint: Blueprint, launch: Launch, subject: Subject, sinks: Sequence[Sink]
+) -> tuple[Ending, list[str]]:
+    """Build the enclosure, run the command in it, and take it away again."""
+    # Blocked before anything is made: a signal must not end agentwall half way through.
+    signals = SignalQueue()
+    try:
+        enclosure = Enclosure(blueprint)
+        try:
+            sandboxed = prepare(launch, enclosure.cgroup, signals)
+            ending = _attend(Session(enclosure, subject, sinks), sandboxed, signals)
+        except BaseException:
+            # What is left behind on top of this error, leftovers will tell.
+            _problems_of(enclosure.remove)
+            raise
+        return ending, _problems_of(enclosure.remove)
+    finally:
+        signals.close()
+
+
+def _attend(session: Session, sandboxed: Sandboxed, signals: SignalQueue) -> Ending:
+    try:
+        session.begin()
+        return session.run(sandboxed, signals)
+    finally:
+        sandboxed.end()
+
+
+def _problems_of(action: Callable[[], None]) -> list[str]:
+    """Do something that can no longer change how the command ends; return what went wrong."""
+    try:
+        action()
+    except AgentwallError as err:
+        return [str(err)]
+    return []

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a sandbox the wall covers: ``full``, or ``partial`` with the roads that stay open.
+
+:func:`assess_coverage` is pure; ``exposure`` collects its facts.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class CoverageLevel(enum.Enum):
+    """DESIGN's scale; ``network-only`` is for sandboxes that have no socket in a cgroup."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    NETWORK_ONLY = "network-only"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What decides about coverage."""
+
+    is_attached: bool
+    """At least one hook judges the sandbox."""
+    missing_hooks: tuple[str, ...]
+    """Required hooks that are not in force (``on_error: degrade``)."""
+    has_own_netns: bool
+    has_own_pidns: bool
+    kept_capabilities: tuple[str, ...]
+    kept_descriptors: tuple[str, ...]
+    """Descriptors handed in that lead out, ``3 (inet socket)``."""
+    host_sockets: tuple[str, ...]
+    """Unix sockets of host services that the command's user may connect to."""
+    has_vsock: bool
+    """AF_VSOCK sockets reach another machine, or the host of this one."""
+    can_type_for_others: bool
+    """The command may push input into a terminal that it shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRoad:
+    """One way out that the wall does not close."""
+
+    code: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The verdict."""
+
+    level: CoverageLevel
+    roads: tuple[OpenRoad, ...]
+
+
+def assess_coverage(facts: Facts) -> Coverage:
+    """Return the coverage that *facts* come to."""
+    roads = tuple(_open_roads(facts))
+    if not facts.is_attached:
+        return Coverage(CoverageLevel.NONE, roads)
+    return Coverage(CoverageLevel.PARTIAL if roads else CoverageLevel.FULL, roads)
+
+
+def _open_roads(facts: Facts) -> list[OpenRoad]:
+    roads = []
+    if facts.missing_hooks:
+        roads.append(OpenRoad("hooks not in force", ", ".join(facts.missing_hooks)))
+    if not facts.has_own_netns:
+        roads.append(OpenRoad("the host's network namespace", "no second belt on its way out"))
+    if facts.kept_capabilities:
+        roads.append(OpenRoad("capabilities kept", ", ".join(facts.kept_capabilities)))
+    if facts.kept_descriptors:
+        roads.append(OpenRoad("descriptors kept", ", ".join(facts.kept_descriptors)))
+    if facts.host_sockets:
+        roads.append(OpenRoad("unix sockets of host services", ", ".join(facts.host_sockets)))
+    if facts.has_vsock:
+        roads.append(OpenRoad("vsock", "no hook sees it"))
+    if not facts.has_own_pidns:
+        roads.append(OpenRoad("processes of the same user", "no PID namespace of its own"))
+    if facts.can_type_for_others:
+        roads.append(OpenRoad("the terminal", "the command can type into it (TIOCSTI)"))
+    return roads

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows from a request before anything is made."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentwall.daemon.plan import (
+    describe_coverage,
+    judge_coverage,
+    new_run_id,
+    plan_enclosure,
+    plan_launch,
+    policy_in_force,
+)
+from agentwall.errors import HostError
+from agentwall.flow.verdict import Mode
+from agentwall.host.coverage import Coverage, CoverageLevel, OpenRoad
+from agentwall.host.descriptors import Inherited
+
+
+def test_run_id():
+    """Ids differ, sort by time and fit the names of pins, cgroups and files."""
+    made = [new_run_id() for _ in range(50)]
+
+    assert len(set(made)) == 50
+    assert all(re.fullmatch(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}", each) for each in made)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, Mode.AUDIT), (Mode.ENFORCE, Mode.ENFORCE)])
+def test_mode(make_request, asked, expected):
+    """A mode that is asked for replaces the policy's."""
+    request = make_request(policy="version: 1\nmode: audit\n", mode=asked)
+
+    assert policy_in_force(request).mode is expected
+
+
+@pytest.mark.kernel
+def test_enclosure(make_request):
+    """The settings are the policy's, and record, cgroup and pins carry the run's id."""
+    policy = "version: 1\nname: x\nrefuse_with: ECONNREFUSED\nallow: [{cidr: any, ports: [icmp]}]\n"
+
+    blueprint = plan_enclosure("some-id", make_request(policy=policy), Path("/e"))
+
+    assert blueprint.settings.refuse_errno == errno.ECONNREFUSED
+    assert blueprint.settings.protocols == (1, 58)
+    assert blueprint.place.path.endswith("/agentwall-some-id")
+    assert blueprint.record.cgroup == blueprint.place.path
+    assert blueprint.record.pin_dir.endswith("/some-id")
+    assert blueprint.key != 0
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_launch(make_request, tmp_path, uid):
+    """What agentwall writes is guarded, its directories are hidden; uid 0 gets no kernel knob."""
+    request = make_request()
+    identity = replace(request.identity, uid=uid, environment={"HOME": "/there"})
+    events = tmp_path / "e.jsonl"
+    events.touch()
+
+    launch = plan_launch(replace(request, identity=identity), (events, Path("/dev/null")))
+
+    assert launch.confinement.guards_kernel is (uid == 0)
+    assert events.resolve() in launch.confinement.read_only
+    assert Path("/dev/null") not in launch.confinement.read_only
+    assert Path("/run/agentwall") in launch.confinement.hidden
+    assert launch.environment["HOME"] == "/there"
+
+
+def test_coverage_required(make_request):
+    """Open roads are named in one line, and are an error where full coverage is required."""
+    request = make_request(
+        kept_capabilities=("NET_RAW",), inherited=(Inherited(5, "inet socket", True),)
+    )
+    coverage = judge_coverage(request)
+
+    assert coverage.level is CoverageLevel.PARTIAL
+    assert "descriptors kept: 5 (inet socket)" in describe_coverage(coverage)
+    with pytest.raises(HostError, match=r"expected full, got partial; open roads: .*NET_RAW"):
+        judge_coverage(replace(request, requires_full=True))
+
+
+@pytest.mark.parametrize(
+    ("coverage", "words"),
+    [
+        (Coverage(CoverageLevel.FULL, ()), "full"),
+        (
+            Coverage(CoverageLevel.PARTIAL, (OpenRoad("a", "b"), OpenRoad("c", ""))),
+            "partial; open roads: a: b; c",
+        ),
+    ],
+)
+def test_describe(coverage, words):
+    """Coverage reads as one line."""
+    assert describe_coverage(coverage) == words

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session: what the kernel reports reaches the sinks, whatever goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from agentwall.daemon.plan import judge_coverage, plan_launch, policy_in_force
+from agentwall.daemon.session import Session, Subject
+from agentwall.engine.severity import Severity
+from agentwall.flow.record import FlowRecord, Record, Sandbox, StateRecord
+from agentwall.flow.verdict import Verdict
+from agentwall.host.launch import prepare
+from agentwall.host.signals import SignalQueue
+from agentwall.policy.compile import compile_policy
+
+pytestmark = pytest.mark.kernel
+
+STORM = (
+    "exec python3 -c 'import socket\n"
+    'for port in range({count}): socket.socket().connect_ex(("192.0.2.1", port + 1))\''
+)
+
+
+@dataclass
+class Memory:
+    """A sink that keeps everything."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def states(self) -> list[str]:
+        return [each.state for each in self.records if isinstance(each, StateRecord)]
+
+    def denials(self) -> list[FlowRecord]:
+        return [
+            each
+            for each in self.records
+            if isinstance(each, FlowRecord) and each.verdict is Verdict.DENY
+        ]
+
+
+@pytest.fixture
+def run_session(make_request, make_enclosure):
+    """A function that runs a shell script in a session; returns its ending and the records."""
+
+    def run(script: str, meanwhile=lambda enclosure: None) -> tuple[object, Memory]:
+        request = make_request(script)
+        enclosure = make_enclosure(request)
+        policy = policy_in_force(request)
+        memory = Memory()
+        subject = Subject(
+            sandbox=Sandbox(id="r", cgroup=enclosure.cgroup.path),
+            policy=policy,
+            tables=compile_policy(policy),
+            coverage=judge_coverage(request),
+            argv=request.argv,
+            detail={},
+        )
+        signals = SignalQueue()
+        try:
+            session = Session(enclosure, subject, [memory])
+            sandboxed = prepare(plan_launch(request, ()), enclosure.cgroup, signals)
+            session.begin()
+            meanwhile(enclosure)
+            return session.run(sandboxed, signals), memory
+        finally:
+            signals.close()
+
+    return run
+
+
+def test_order(run_session):
+    """Start and rules come first, the end comes last."""
+    ending, memory = run_session("exit 9")
+
+    assert memory.states() == ["started", "rules-applied", "finished"]
+    assert (ending.exit_code, ending.worst, ending.left_behind) == (9, Severity.INFO, ())
+
+
+def test_nothing_is_lost_at_the_end(run_session):
+    """Denials of a command's last moment are in the log: each of 3000, in order."""
+    _, memory = run_session(STORM.format(count=3000))
+
+    assert [each.remote.port for each in memory.denials()] == list(range(1, 3001))
+    assert memory.records[-1].detail["denied"] == 3000
+
+
+def test_damage(run_session):
+    """A hook that is detached meanwhile is told of, once, and is the worst that can be."""
+
+    def detach(enclosure) -> None:
+        enclosure.wall.links(enclosure.key)[0].detach()
+
+    ending, memory = run_session("sleep 0.1", detach)
+
+    assert memory.states().count("damaged") == 1
+    assert ending.worst is Severity.CRITICAL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
+def test_signal_reaches_command(run_session, number):
+    """A signal sent to agentwall reaches the command, which decides what it means."""
+    parent = os.getpid()
+    script = f"trap 'exit 44' {number.name[3:]}; while :; do sleep 0.05; done"
+
+    def send_later(_) -> None:
+        child = os.fork()
+        if not child:
+            time.sleep(0.5)
+            os.kill(parent, number)
+            os._exit(0)
+
+    ending, _ = run_session(script, send_later)
+    os.wait()
+
+    assert ending.exit_code == 44
+
+
+def test_not_executed(run_session, make_request):
+    """A command that cannot be executed has an ending like any other."""
+    ending, memory = run_session("exec no-such-program")
+
+    assert ending.exit_code == 127
+    assert memory.states()[-1] == "finished"

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sandboxes of the host layer alone: cgroup, namespaces and privileges, but no BPF program."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from rig.scratch import scratch
+
+from agentwall.host.cgroup import choose_place
+from agentwall.host.identity import resolve_identity
+from agentwall.host.launch import prepare
+from agentwall.host.namespaces import Confinement
+from agentwall.host.signals import SignalQueue
+from agentwall.host.warden import Launch
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def own_cgroup():
+    """An empty cgroup of the test's own, removed at the end with what still runs in it."""
+    made = choose_place(f"agentwall-test-{os.getpid()}-host-{next(_numbers)}").make()
+    yield made
+    if made.directory.exists():
+        made.kill()
+        made.remove()
+
+
+@pytest.fixture
+def signals():
+    """The signals agentwall passes on, blocked for the length of the test."""
+    queue = SignalQueue()
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def make_launch():
+    """A function that returns the launch of a shell script; it hides and guards nothing extra."""
+
+    def make(
+        script: str,
+        *,
+        user: str | None = None,
+        hidden: tuple[Path, ...] = (),
+        read_only: tuple[Path, ...] = (),
+        capabilities: tuple[str, ...] = (),
+        argv: tuple[str, ...] | None = None,
+    ) -> Launch:
+        identity = resolve_identity(user, {})
+        return Launch(
+            argv=argv or ("/bin/sh", "-c", script),
+            environment=dict(os.environ),
+            identity=identity,
+            confinement=Confinement(
+                hidden=hidden, read_only=read_only, guards_kernel=identity.uid == 0
+            ),
+            kept_capabilities=capabilities,
+            kept_descriptors=(0, 1, 2),
+        )
+
+    return make
+
+
+@pytest.fixture
+def public_path():
+    """A directory that every user may enter, unlike pytest's own."""
+    with scratch("host") as directory:
+        yield directory
+
+
+@pytest.fixture
+def run_inside(own_cgroup, signals, make_launch, public_path):
+    """A function that runs a shell script in a sandbox; returns its exit code and its output."""
+
+    def run(script: str, **options: object) -> tuple[int, str]:
+        output = public_path / f"output-{next(_numbers)}"
+        output.touch()
+        output.chmod(0o666)
+        launch = make_launch(f"exec >{output} 2>&1\n{script}", **options)
+        sandboxed = prepare(launch, own_cgroup, signals)
+        try:
+            sandboxed.start()
+            while sandboxed.exit_code is None:
+                sandboxed.read()
+        finally:
+            sandboxed.end()
+        return sandboxed.exit_code, output.read_text()
+
+    return run

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Coverage: a pure function of facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agentwall.host.coverage import CoverageLevel, Facts, assess_coverage
+
+CLOSED = Facts(
+    is_attached=True,
+    missing_hooks=(),
+    has_own_netns=True,
+    has_own_pidns=True,
+    kept_capabilities=(),
+    kept_descriptors=(),
+    host_sockets=(),
+    has_vsock=False,
+    can_type_for_others=False,
+)
+
+
+def test_full():
+    """With nothing open the coverage is full."""
+    coverage = assess_coverage(CLOSED)
+
+    assert (coverage.level, coverage.roads) == (CoverageLevel.FULL, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"missing_hooks": ("aw_egress",)}, "hooks not in force: aw_egress"),
+        ({"has_own_netns": False}, "the host's network namespace"),
+        ({"kept_capabilities": ("NET_RAW",)}, "capabilities kept: NET_RAW"),
+        ({"kept_descriptors": ("3 (inet socket)",)}, "descriptors kept: 3 (inet socket)"),
+        ({"host_sockets": ("/run/docker.sock",)}, "unix sockets of host services: /run/docker"),
+        ({"has_vsock": True}, "vsock"),
+        ({"has_own_pidns": False}, "processes of the same user"),
+        ({"can_type_for_others": True}, "the terminal"),
+    ],
+)
+def test_partial(change, words):
+    """Each open road alone makes it partial, and is named."""
+    coverage = assess_coverage(replace(CLOSED, **change))
+
+    assert coverage.level is CoverageLevel.PARTIAL
+    [road] = coverage.roads
+    assert str(road).startswith(words)
+
+
+def test_none():
+    """Without a hook there is no coverage, whatever else is closed."""
+    assert assess_coverage(replace(CLOSED, is_attached=False)).level is CoverageLevel.NONE

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a sandbox's processes from /proc."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from rig.process import wait_until
+
+from agentwall.flow.record import ProcessSource, Task
+from agentwall.host.cgroup import path_of
+from agentwall.host.process import ProcessReader
+
+
+def task(pid: int) -> Task:
+    return Task(pid=pid, uid=7, comm=b"name\0\0")
+
+
+@pytest.fixture
+def child():
+    """A process that waits, with odd arguments, one of which is not UTF-8."""
+    words = [b"sh", b"-c", b"read x; :", b"a b", b"", b"\xff\x1b[31m"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as started:
+        # execve() is over when the arguments are the child's own.
+        wait_until(lambda: b"read x" in cmdline(started.pid), what="the child's execve")
+        yield started
+        started.kill()
+
+
+def cmdline(pid: int) -> bytes:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read()
+
+
+def test_member(child):
+    """A living member is described with its program, arguments and parent."""
+    found = ProcessReader(path_of("self")).read(task(child.pid))
+
+    assert found.argv == ("sh", "-c", "read x; :", "a b", "", "\\xff\x1b[31m")
+    assert found.exe == os.path.realpath("/bin/sh")
+    assert (found.pid, found.ppid, found.uid) == (child.pid, os.getpid(), 7)
+    assert found.source is ProcessSource.PROC
+
+
+def test_stranger(child):
+    """A process outside the sandbox's cgroup is never described, though it has the pid."""
+    assert ProcessReader("/agentwall.slice/agentwall-other").read(task(child.pid)) is None
+
+
+def test_neighbour_of_similar_name(child):
+    """A cgroup whose name begins like the sandbox's is not below it."""
+    shorter = path_of("self").rstrip("/")[:-1] or "/x"
+
+    assert ProcessReader(shorter).read(task(child.pid)) is None
+
+
+def test_gone():
+    """Of a process that has ended there is nothing to say."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+
+    assert ProcessReader(path_of("self")).read(task(child.pid)) is None
+
+
+def test_no_task():
+    """An event without a task has no process."""
+    assert ProcessReader(path_of("self")).read(task(0)) is None
+
+
+def test_remembered(child):
+    """A description is used again for a moment after the process has ended."""
+    reader = ProcessReader(path_of("self"))
+    before = reader.read(task(child.pid))
+    child.kill()
+    child.wait()
+
+    assert reader.read(task(child.pid)) == before
+
+
+def test_long_arguments():
+    """A huge command line is read only so far."""
+    words = ["sh", "-c", "read x; :", *["x" * 1000] * 100]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as started:
+        wait_until(lambda: b"read x" in cmdline(started.pid), what="the child's execve")
+        found = ProcessReader(path_of("self")).read(task(started.pid))
+        started.kill()
+
+    assert sum(map(len, found.argv)) <= 4096
