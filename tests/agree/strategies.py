@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, ip_address, ip_network
 
 from hypothesis import HealthCheck, settings
@@ -14,14 +15,17 @@ from agentwall.net.endpoint import NAT64_WELL_KNOWN, SIX_TO_FOUR, V4_MAPPED, End
 from agentwall.net.ports import ANY, EVERYTHING, ICMP, parse_ports
 from agentwall.policy.model import Loopback, OnError, Policy, Rule, RulePrefix, Section
 
+EXAMPLES = 20 if "VMTEST_KERNEL" in os.environ else 120
+"""An emulated kernel takes fifteen times as long for each."""
 MANY = settings(
-    max_examples=120,
+    max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 """With :data:`FLOWS` flows each: 2 400 cases, the same ones in every run."""
 FLOWS = 20
+CASES = EXAMPLES * FLOWS
 
 HERE = SourceLocation("random.yaml", 1, 1)
 

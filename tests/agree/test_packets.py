@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 import pytest
 from agree.judge import SANDBOX, Kernel, reference
 from agree.packets import LOCAL_V4, LOCAL_V6
-from agree.strategies import HERE
+from agree.strategies import EXAMPLES, HERE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -161,7 +161,7 @@ def test_parsers_agree():
         kernel.use(compile_policy(POLICY), LoopbackScope.FREE)
 
         @settings(
-            max_examples=2500,
+            max_examples=20 * EXAMPLES,
             deadline=None,
             derandomize=True,
             suppress_health_check=[HealthCheck.too_slow],
@@ -183,4 +183,4 @@ def test_parsers_agree():
         check()
 
     assert len(seen) == 8, "every refusal, a rule and no rule"
-    assert min(seen.values()) >= 20
+    assert min(seen.values()) >= EXAMPLES // 10

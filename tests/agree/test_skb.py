@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from agree.judge import SANDBOX, Kernel, reference
-from agree.strategies import FLOWS, MANY, inbound_ports, policies, remotes
+from agree.strategies import CASES, EXAMPLES, FLOWS, MANY, inbound_ports, policies, remotes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +42,7 @@ def test_egress_agrees(wall):
     check()
 
     total = kernel.verdicts.total()
-    assert total >= 2000
+    assert total >= CASES
     assert kernel.verdicts[Verdict.ALLOW] >= total / 3
     assert kernel.verdicts[Verdict.DENY] >= total / 3
 
@@ -80,7 +80,7 @@ def test_mutated_table_is_noticed(wall):
     kernel = Kernel(wall)
     disagreements = 0
 
-    @settings(MANY, max_examples=30)
+    @settings(MANY, max_examples=EXAMPLES // 4)
     @given(data=st.data(), policy=policies())
     def check(data, policy):
         nonlocal disagreements
