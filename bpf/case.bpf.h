@@ -7,22 +7,28 @@
 #include "address.bpf.h"
 
 /* Not in the UAPI headers that BPF programs may include. */
-#define AF_INET	       2
-#define AF_INET6       10
-#define SOCK_STREAM    1
-#define SOCK_DGRAM     2
-#define SOCK_RAW       3
-#define EPERM	       1
-#define E2BIG	       7
+#define AF_INET	    2
+#define AF_INET6    10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM  2
+#define SOCK_RAW    3
+#define EPERM	    1
+#define EEXIST	    17
 
-#define AW_TCP_FIN     0x01
-#define AW_TCP_RST     0x04
+#define AW_TCP_FIN  0x01
+#define AW_TCP_SYN  0x02
+#define AW_TCP_RST  0x04
 
-#define IPPROTO_ICMP   1
-#define IPPROTO_TCP    6
-#define IPPROTO_UDP    17
-#define IPPROTO_ICMPV6 58
-#define IPPROTO_MPTCP  262
+/* enum tcp_state, include/net/tcp_states.h; a connected UDP socket is established. */
+#define AW_TCP_ESTABLISHED 1
+#define AW_TCP_CLOSE_WAIT  8
+#define AW_TCP_LISTEN	   10
+
+#define IPPROTO_ICMP	   1
+#define IPPROTO_TCP	   6
+#define IPPROTO_UDP	   17
+#define IPPROTO_ICMPV6	   58
+#define IPPROTO_MPTCP	   262
 
 /* Return values of every program here. */
 enum aw_action {

@@ -20,6 +20,20 @@ static __always_inline void aw_read_v6(struct bpf_sock_addr *ctx, struct aw_case
 	c->remote.words[3] = ctx->user_ip6[3];
 }
 
+/* Where the socket is bound; a wildcard address stays unknown. */
+static __always_inline void aw_read_local(const struct bpf_sock *sk, struct aw_case *c)
+{
+	c->local_port = sk->src_port;
+	if (!aw_is_v4(&c->remote)) {
+		c->local.words[0] = sk->src_ip6[0];
+		c->local.words[1] = sk->src_ip6[1];
+		c->local.words[2] = sk->src_ip6[2];
+		c->local.words[3] = sk->src_ip6[3];
+	} else if (sk->src_ip4) {
+		aw_set_v4(&c->local, sk->src_ip4);
+	}
+}
+
 /* Returns AW_ACTION_DENY with the errno that the policy chose. */
 static __always_inline int aw_refuse(const struct aw_sandbox *sandbox)
 {
@@ -41,8 +55,10 @@ static __always_inline int aw_connect_udp(struct bpf_sock_addr *ctx,
 	/* socket() noted the task; getaddrinfo connects one socket many times. */
 	if (socket->pid != bpf_get_current_pid_tgid() >> 32)
 		aw_note_task(socket);
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		return AW_ACTION_ALLOW;
 	/* A server that connects back to the peer it heard, as DTLS does, answers it. */
-	if (aw_permits_some_port(sandbox, c) || aw_knows_peer(ctx, c, AW_PEER_HEARD))
+	if (aw_permits_some_port(sandbox, c) || aw_has_called(ctx, c))
 		return AW_ACTION_ALLOW;
 	AW_COUNT(c->id, probes);
 	return sandbox->mode == AW_MODE_ENFORCE ? aw_refuse(sandbox) : AW_ACTION_ALLOW;
@@ -61,8 +77,7 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	} else {
 		aw_judge_out(ctx, sandbox, c);
 	}
-	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP &&
-	    aw_knows_peer(ctx, c, AW_PEER_HEARD))
+	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_has_called(ctx, c))
 		return AW_ACTION_ALLOW; /* egress accounts for it */
 	aw_note_contact(ctx, sandbox, c);
 	aw_claim(socket, c);
@@ -112,6 +127,8 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 	socket = bpf_sk_storage_get(&aw_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
 		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
+	if (c->protocol == IPPROTO_UDP && aw_is_loopback(&c->remote))
+		aw_read_local(ctx->sk, c);
 	if (connect && c->protocol == IPPROTO_UDP)
 		return aw_connect_udp(ctx, sandbox, socket, c);
 	if (connect) {

@@ -60,17 +60,25 @@ static __always_inline void aw_apply_rules(const struct aw_sandbox *sandbox, __u
 		aw_search(set, (__u32)c->protocol << 16 | port, c);
 }
 
+enum aw_receiver {
+	AW_RECEIVER_FOREIGN, /* or none */
+	AW_RECEIVER_OWN, /* made in this sandbox */
+	AW_RECEIVER_CALLER, /* a foreign UDP socket that connected to c->local and c->local_port */
+};
+
 /*
- * Says whether the listener that a packet of this case would reach was made in this sandbox. With
- * the packet's own local address and port the answer holds for SO_REUSEPORT groups too.
+ * Says whose socket a packet of this case would reach on this host. With the packet's own local
+ * address and port that holds for SO_REUSEPORT groups too, unless a program of the group chooses;
+ * only processes of one user share a group.
  */
-static __always_inline bool aw_own_listener(void *ctx, const struct aw_case *c)
+static __always_inline enum aw_receiver aw_receiver_of(void *ctx, const struct aw_case *c)
 {
+	enum aw_receiver receiver = AW_RECEIVER_FOREIGN;
 	struct bpf_sock_tuple tuple = {};
 	struct aw_socket *socket;
+	const union aw_address *local;
 	struct bpf_sock *listener;
 	__u32 size;
-	bool own = false;
 
 	if (aw_is_v4(&c->remote)) {
 		tuple.ipv4.saddr = aw_is_v4(&c->local) ? c->local.words[3] : c->remote.words[3];
@@ -79,7 +87,8 @@ static __always_inline bool aw_own_listener(void *ctx, const struct aw_case *c)
 		tuple.ipv4.dport = bpf_htons(c->remote_port);
 		size = sizeof(tuple.ipv4);
 	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, &c->local, sizeof(tuple.ipv6.saddr));
+		local = c->local.halves[0] | c->local.halves[1] ? &c->local : &c->remote;
+		__builtin_memcpy(tuple.ipv6.saddr, local, sizeof(tuple.ipv6.saddr));
 		__builtin_memcpy(tuple.ipv6.daddr, &c->remote, sizeof(tuple.ipv6.daddr));
 		tuple.ipv6.sport = bpf_htons(c->local_port);
 		tuple.ipv6.dport = bpf_htons(c->remote_port);
@@ -90,14 +99,16 @@ static __always_inline bool aw_own_listener(void *ctx, const struct aw_case *c)
 	else if (c->protocol == IPPROTO_UDP)
 		listener = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else
-		return false;
+		return receiver;
 	if (!listener)
-		return false;
+		return receiver;
 	socket = bpf_sk_storage_get(&aw_sockets, listener, 0, 0);
-	if (socket)
-		own = socket->sandbox == c->id;
+	if (socket && socket->sandbox == c->id)
+		receiver = AW_RECEIVER_OWN;
+	else if (c->protocol == IPPROTO_UDP && listener->state == AW_TCP_ESTABLISHED)
+		receiver = AW_RECEIVER_CALLER;
 	bpf_sk_release(listener);
-	return own;
+	return receiver;
 }
 
 /* Judges a flow that the sandbox opens: to c->remote, c->remote_port. */
@@ -109,13 +120,15 @@ static __always_inline void aw_judge_out(void *ctx, const struct aw_sandbox *san
 	if (c->reason != AW_REASON_NO_RULE || !aw_is_loopback(&c->remote))
 		return;
 	if (sandbox->loopback == AW_LOOPBACK_FREE ||
-	    (sandbox->loopback == AW_LOOPBACK_OWN_LISTENERS && aw_own_listener(ctx, c)))
+	    (sandbox->loopback == AW_LOOPBACK_OWN_LISTENERS &&
+	     aw_receiver_of(ctx, c) == AW_RECEIVER_OWN))
 		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_LOOPBACK);
 }
 
 /*
- * Says whether the verdict holds for the following packets of the flow. Which listener a packet
- * on the host's loopback reaches is known only where its own port is, and for each datagram anew.
+ * Says whether the verdict holds for the following packets of the flow. Which socket a packet on
+ * the host's loopback reaches is known only where its own port is, and anew for each datagram and
+ * each SYN: by the time it is sent again another may listen there.
  */
 static __always_inline bool aw_is_lasting(const struct aw_sandbox *sandbox, const struct aw_case *c)
 {
@@ -123,7 +136,7 @@ static __always_inline bool aw_is_lasting(const struct aw_sandbox *sandbox, cons
 	    c->reason == AW_REASON_RULE || c->reason == AW_REASON_OBSERVED)
 		return true;
 	return c->verdict == AW_VERDICT_ALLOW && c->protocol == IPPROTO_TCP &&
-	       c->hook == AW_HOOK_EGRESS;
+	       c->hook == AW_HOOK_EGRESS && !(c->tcp_flags & AW_TCP_SYN);
 }
 
 /* Judges a flow that c->remote opens to c->local_port of the sandbox. Loopback is not inbound. */
@@ -138,7 +151,9 @@ static __always_inline void aw_judge_in(const struct aw_sandbox *sandbox, struct
 
 /*
  * Says whether some port of c->remote is permitted. connect() on a UDP socket sends nothing, and
- * getaddrinfo() does one to every address it found, so it succeeds there and egress judges.
+ * getaddrinfo() does one to every address it found, so it succeeds there and egress judges. Not
+ * for many hosts at once over IPv4: the copy for members on this host leaves without a socket, and
+ * egress never sees it. There the port has to be the permitted one.
  */
 static __always_inline bool aw_permits_some_port(const struct aw_sandbox *sandbox,
 						 const struct aw_case *c)
@@ -146,6 +161,12 @@ static __always_inline bool aw_permits_some_port(const struct aw_sandbox *sandbo
 	struct aw_interval_set *set =
 		aw_find_set(sandbox->generation, AW_DIRECTION_OUT, &c->remote);
 
+	if (set && aw_is_many_v4(&c->remote)) {
+		struct aw_case exact = { .protocol = c->protocol };
+
+		aw_search(set, (__u32)c->protocol << 16 | c->remote_port, &exact);
+		return exact.verdict == AW_VERDICT_ALLOW;
+	}
 	if (aw_is_loopback(&c->remote) && sandbox->loopback != AW_LOOPBACK_CLOSED)
 		return true;
 	return set && set->count & AW_SET_PERMITS;

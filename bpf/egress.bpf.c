@@ -25,16 +25,28 @@ static __always_inline bool aw_is_translated(const struct aw_socket *socket,
 		!aw_same_address(socket->claimed, &c->remote));
 }
 
-/* An answer from a UDP socket to a peer that it heard; c->direction is IN where it is one. */
+/*
+ * An answer from a UDP socket to a peer that called, and still may: c->direction is IN where it is
+ * one, else *c* is refused as it was.
+ */
 static __always_inline bool aw_judge_answer(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					    struct aw_socket *socket, struct aw_case *c)
 {
-	if (c->protocol != IPPROTO_UDP || !aw_knows_peer(skb, c, AW_PEER_HEARD))
+	__u32 rule = c->rule;
+	__u8 reason = c->reason;
+
+	if (c->protocol != IPPROTO_UDP || !aw_has_called(skb, c))
 		return false;
 	c->direction = AW_DIRECTION_IN;
 	if (!aw_recall(socket, sandbox, c))
-		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_REPLY);
-	return c->verdict == AW_VERDICT_ALLOW;
+		aw_judge_in(sandbox, c);
+	if (c->verdict == AW_VERDICT_ALLOW)
+		return true;
+	c->direction = AW_DIRECTION_OUT;
+	c->verdict = AW_VERDICT_DENY;
+	c->reason = reason;
+	c->rule = rule;
+	return false;
 }
 
 /* The rules decide, for the flow's direction. */
@@ -97,10 +109,8 @@ int aw_egress(struct __sk_buff *skb)
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, true, &c);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!socket) {
-		aw_refuse(skb, sandbox, 0, &c, AW_REASON_NO_STORAGE);
-		return AW_ACTION_DENY;
-	}
+	if (!socket)
+		return aw_refuse_unstored(skb, sandbox, &c);
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
 	/* Made before the wall stood, or sock_create had refused it: it can write any header. */

@@ -65,7 +65,7 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 	if (aw_recall(socket, sandbox, c)) {
 		if (c->verdict != AW_VERDICT_ALLOW)
 			return aw_settle(sandbox, c);
-		aw_note_peer(skb, c, AW_PEER_HEARD);
+		aw_note_caller(skb, c);
 		aw_flush_when_due(socket, c);
 		return AW_ACTION_ALLOW;
 	}
@@ -73,7 +73,7 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 		return AW_ACTION_ALLOW;
 	aw_judge_in(sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW) {
-		aw_note_peer(skb, c, AW_PEER_HEARD);
+		aw_note_caller(skb, c);
 		return aw_conclude(skb, sandbox, socket, c);
 	}
 	aw_judge_out(skb, sandbox, c);
@@ -103,14 +103,16 @@ int aw_ingress(struct __sk_buff *skb)
 	struct aw_socket *socket;
 	int refused;
 
-	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk)))
+	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk))) {
+		AW_COUNT(c.id, denied);
 		return AW_ACTION_DENY;
+	}
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, false, &c);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!socket)
-		return AW_ACTION_DENY;
 	c.direction = AW_DIRECTION_IN;
+	if (!socket)
+		return aw_refuse_unstored(skb, sandbox, &c);
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
 	aw_note_socket(socket, sk->state, &c);

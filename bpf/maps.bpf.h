@@ -102,7 +102,7 @@ struct aw_peer_key {
 	__u64 port;
 };
 
-#define AW_PEER_NS (30ULL * 1000 * 1000 * 1000)
+#define AW_PEER_NS (30LL * 1000 * 1000 * 1000)
 
 AW_MAP struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -159,7 +159,10 @@ static __always_inline int aw_parse(struct __sk_buff *skb, bool egress, struct a
 		refused = aw_parse_v4(skb, egress, c);
 	else
 		refused = aw_parse_v6(skb, egress, c);
-	aw_destination(&c->remote);
+	if (egress)
+		aw_destination(&c->remote);
+	else
+		aw_canonical(&c->remote);
 	return refused;
 }
 

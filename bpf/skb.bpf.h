@@ -8,8 +8,6 @@
 #include "peer.bpf.h"
 #include "socket.bpf.h"
 
-#define AW_TCP_LISTEN 10 /* enum tcp_state, include/net/tcp_states.h */
-
 /*
  * Tags the socket, notes a listener, and turns the socket that accept() will return, a clone of the
  * listener's entry, into a flow of its own: that is how the direction comes from the socket.
@@ -39,11 +37,22 @@ static __always_inline int aw_refuse(struct __sk_buff *skb, const struct aw_sand
 	aw_rule_out(c, AW_VERDICT_DENY, reason);
 	aw_name_socket(skb, c);
 	action = aw_settle(sandbox, c);
-	if (socket && action == AW_ACTION_ALLOW)
+	if (action == AW_ACTION_ALLOW)
 		aw_account(socket, sandbox->generation, c);
 	else
 		aw_report(c, sandbox->generation, socket);
 	return action;
+}
+
+/* What cannot be told from other flows is refused in every mode. */
+static __always_inline int aw_refuse_unstored(struct __sk_buff *skb,
+					      const struct aw_sandbox *sandbox, struct aw_case *c)
+{
+	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_STORAGE);
+	aw_name_socket(skb, c);
+	AW_COUNT(c->id, denied);
+	aw_report(c, sandbox->generation, 0);
+	return AW_ACTION_DENY;
 }
 
 /* Keeps, reports and settles a verdict that was just made. */

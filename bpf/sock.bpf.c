@@ -3,10 +3,6 @@
 #include "decide.bpf.h"
 #include "socket.bpf.h"
 
-/* enum tcp_state, include/net/tcp_states.h */
-#define AW_TCP_ESTABLISHED 1
-#define AW_TCP_CLOSE_WAIT  8
-
 /* Only TCP, UDP and MPTCP, and what the policy names; raw sockets never. */
 static __always_inline bool aw_is_permitted_type(const struct aw_sandbox *sandbox, __u32 type,
 						 __u32 protocol)

@@ -95,6 +95,7 @@ static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *
 		.reason = c->reason,
 	};
 	struct aw_flow *flow;
+	long failed;
 
 	__builtin_memcpy(key.remote, &c->remote, sizeof(key.remote));
 	flow = bpf_map_lookup_elem(&aw_flow_table, &key);
@@ -105,7 +106,9 @@ static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *
 	}
 	fresh.first_ns = fresh.last_ns = aw_now(c);
 	__builtin_memcpy(fresh.comm, socket->comm, sizeof(fresh.comm));
-	if (bpf_map_update_elem(&aw_flow_table, &key, &fresh, BPF_NOEXIST) == -E2BIG)
+	/* The table is full, or there is no memory now; aw_flush() may still find some. */
+	failed = bpf_map_update_elem(&aw_flow_table, &key, &fresh, BPF_NOEXIST);
+	if (failed && failed != -EEXIST)
 		AW_COUNT(c->id, lost_totals);
 	aw_report(c, generation, socket);
 	return 0;
@@ -146,6 +149,9 @@ static __always_inline bool aw_match(const struct aw_socket *socket,
 	    socket->mode != sandbox->mode || socket->protocol != c->protocol ||
 	    socket->remote_port != c->remote_port || socket->direction != c->direction ||
 	    !aw_same_address(socket->remote, &c->remote))
+		return false;
+	/* Inward the own port is judged, and a UDP socket can change it. */
+	if (c->direction == AW_DIRECTION_IN && socket->local_port != c->local_port)
 		return false;
 	c->verdict = socket->verdict;
 	c->reason = socket->reason;

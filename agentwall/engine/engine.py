@@ -36,7 +36,7 @@ from agentwall.flow.record import (
     StateRecord,
 )
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
-from agentwall.net.endpoint import Endpoint, destination
+from agentwall.net.endpoint import Endpoint, canonical
 from agentwall.policy.evaluate import resolve_line
 from agentwall.policy.tables import RuleTables
 
@@ -227,7 +227,7 @@ def _reason(
     if rule is None or tables is None or rule >= len(tables.rules):
         return Reason(code=code)
     found = tables.rules[rule]
-    where = found.where if remote is None else resolve_line(found, destination(remote.address))
+    where = found.where if remote is None else resolve_line(found, canonical(remote.address))
     return Reason(code=code, rule=found.id, file=where.path, line=where.line)
 
 

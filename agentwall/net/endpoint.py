@@ -43,28 +43,37 @@ def canonical(address: IPAddress) -> IPAddress:
 
     IPv4-mapped (RFC 4291 section 2.5.5.2), NAT64 (RFC 6052, well-known prefix only) and 6to4
     (RFC 3056) addresses reach the IPv4 host inside them, so a rule or a reserved block on that
-    host must judge them. ``bpf/address.bpf.h`` does the same in the kernel.
+    host must judge them. A NAT64 or 6to4 packet leaves for a gateway, so 127.0.0.0/8 inside it is
+    not this host: that becomes 0.0.0.0, which no packet can reach. ``bpf/address.bpf.h`` does the
+    same in the kernel.
     """
     if isinstance(address, IPv4Address):
         return address
-    if address in V4_MAPPED or address in NAT64_WELL_KNOWN:
+    if address in V4_MAPPED:
         return IPv4Address(int(address) & 0xFFFFFFFF)
+    if address in NAT64_WELL_KNOWN:
+        return _behind_gateway(int(address) & 0xFFFFFFFF)
     if address in SIX_TO_FOUR:
-        return IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
+        return _behind_gateway(int(address) >> 80 & 0xFFFFFFFF)
     return address
+
+
+def _behind_gateway(number: int) -> IPv4Address:
+    address = IPv4Address(number)
+    return IPv4Address(0) if address.is_loopback else address
 
 
 def destination(address: IPAddress) -> IPAddress:
     """Return where a connect() to *address* goes: canonical, and loopback for 0.0.0.0 and ::.
 
-    Linux takes the unspecified address as "this host" in connect() and sendto().
+    Linux takes the unspecified address as "this host" in connect() and sendto(). Only where it is a
+    destination: as a source it is anyone's.
     """
-    found = canonical(address)
-    if found == IPv4Address(0):
-        return IPv4Address("127.0.0.1")
-    if found == IPv6Address(0):
+    if address == IPv6Address(0):
         return IPv6Address(1)
-    return found
+    if address in (IPv4Address(0), IPv6Address("::ffff:0.0.0.0")):
+        return IPv4Address("127.0.0.1")
+    return canonical(address)
 
 
 def key_bytes(address: IPAddress) -> bytes:

@@ -21,6 +21,7 @@ from agentwall.net.endpoint import (
     Endpoint,
     IPNetwork,
     L4Protocol,
+    canonical,
     destination,
     key_bytes,
 )
@@ -111,11 +112,10 @@ def _flatten(
         deny = sets.EMPTY if apart else stack[-1].deny
         # What wider prefixes allow ends at a reserved block.
         allow = sets.EMPTY if apart or key in closed else stack[-1].allow
-        for index in members[key]:
-            if rules[index].section is Section.DENY:
-                deny = sets.join(deny, sets.of_rule(index))
-            else:
-                allow = sets.join(allow, sets.of_rule(index))
+        denying = [i for i in members[key] if rules[i].section is Section.DENY]
+        allowing = [i for i in members[key] if rules[i].section is not Section.DENY]
+        deny = sets.join(deny, sets.join_all([sets.of_rule(i) for i in denying]))
+        allow = sets.join(allow, sets.join_all([sets.of_rule(i) for i in allowing]))
         both = sets.join(deny, allow)
         if apart or both != stack[-1].both:
             yield key, both
@@ -132,8 +132,10 @@ def find(tables: RuleTables, direction: Direction, remote: Endpoint, port: int) 
         remote: The other end; its own port is not used.
         port: What rules' ports speak of: the remote port for OUT, the sandbox's for IN.
     """
-    entries = tables.outbound if direction is Direction.OUT else tables.inbound
-    address = int.from_bytes(key_bytes(destination(remote.address)), "big")
+    outbound = direction is Direction.OUT
+    entries = tables.outbound if outbound else tables.inbound
+    found_at = destination(remote.address) if outbound else canonical(remote.address)
+    address = int.from_bytes(key_bytes(found_at), "big")
     place = selector(remote.protocol, port)
     for length in range(128, -1, -1):
         masked = (address >> 128 - length << 128 - length).to_bytes(16, "big")

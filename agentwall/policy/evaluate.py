@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agentwall.errors import SourceLocation
 from agentwall.flow.verdict import Direction, ReasonCode, Verdict
-from agentwall.net.endpoint import Endpoint, IPAddress, IPNetwork, destination
+from agentwall.net.endpoint import Endpoint, IPAddress, IPNetwork, canonical, destination
 from agentwall.net.reserved import innermost_block
 from agentwall.policy.lookup import PrefixIndex
 from agentwall.policy.model import Loopback, LoopbackScope, Policy, Rule, RulePrefix, Section
@@ -61,9 +61,9 @@ def evaluate(
         loopback: See :func:`loopback_scope`.
         own_listener: Whether the listener at *remote* belongs to the sandbox (OUT to loopback).
     """
-    address = destination(remote.address)
     if direction is Direction.IN:
-        return _judge_inbound(policy, address, remote.protocol, local_port)
+        return _judge_inbound(policy, canonical(remote.address), remote.protocol, local_port)
+    address = destination(remote.address)
     for rule in policy.deny:
         if decision := _decide(rule, address, remote.protocol, remote.port, None):
             return decision

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from agentwall.flow.verdict import Direction, ReasonCode
-from agentwall.net.endpoint import Endpoint, IPAddress, L4Protocol, destination
+from agentwall.net.endpoint import Endpoint, IPAddress, L4Protocol, canonical, destination
 
 _NO_RULE_HELPS = {
     ReasonCode.FRAGMENT: "no rule permits fragments made by hand",
@@ -29,10 +29,12 @@ def permit_line(
 
     It belongs under ``allow``, or under ``inbound`` for IN.
     """
-    ports = _ports(protocol, local_port if direction is Direction.IN else remote.port)
+    inbound = direction is Direction.IN
+    ports = _ports(protocol, local_port if inbound else remote.port)
     if ports is None:
         return None
-    return f"- {{cidr: {_cidr(destination(remote.address))}, ports: [{ports}]}}"
+    address = canonical(remote.address) if inbound else destination(remote.address)
+    return f"- {{cidr: {_cidr(address)}, ports: [{ports}]}}"
 
 
 def suggest(

@@ -62,8 +62,11 @@ EMBEDDED = (
     "::ffff:10.1.2.3",
     "::ffff:8.8.8.8",
     "64:ff9b::a01:203",
+    "64:ff9b::7f00:1",
     "2002:a01:203::1",
     "2002:808:808::",
+    "2002:7f00:1::1",
+    "2002::1",
 )
 """Only as destinations: rules name the IPv4 address inside."""
 

@@ -11,6 +11,7 @@ import errno
 import subprocess
 import sys
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from agentwall.policy.model import LoopbackScope
 pytestmark = pytest.mark.kernel
 PROBER = Path(__file__).with_name("prober.py")
 KINDS = {"tcp": 6, "udp": 17, "udp-connect": 17}
+BROADCAST = IPv4Address("255.255.255.255")
 SCOPES = (LoopbackScope.FREE, LoopbackScope.CLOSED)
 
 
@@ -91,10 +93,11 @@ def test_connect_and_sendmsg_agree(kernel_and_prober):
 
 
 def expected(policy, kind, remote, scope):
-    """Return the evaluator's word; UDP connect() is refused only where every port is."""
-    if kind != "udp-connect":
-        return evaluate(policy, direction=Direction.OUT, remote=remote, loopback=scope).verdict
+    """Return the evaluator's word; UDP connect() to a host is refused only where every port is."""
     address = destination(remote.address)
+    to_many = address.version == 4 and (address.is_multicast or address == BROADCAST)
+    if kind != "udp-connect" or to_many:
+        return evaluate(policy, direction=Direction.OUT, remote=remote, loopback=scope).verdict
     if address.is_loopback and scope is not LoopbackScope.CLOSED:
         return Verdict.ALLOW
     ranges = [r for rule in (*policy.allow, *policy.deny) for r in rule.ports]

@@ -98,6 +98,7 @@ def test_everything_arrives_unless_enforced(
     if mode is Mode.OBSERVE:
         assert [describe(event) for event in refusals] == []
         assert counters.would_denied == 0
+        assert counters.probes == 0
     else:
         assert {event.verdict for event in refusals} == {Verdict.WOULD_DENY}
         assert counters.would_denied > 0

@@ -25,6 +25,9 @@ from agentwall.net.endpoint import canonical, destination, from_key_bytes, key_b
         ("::a00:1", "::a00:1"),
         ("::fffe:a00:1", "::fffe:a00:1"),
         ("2003:a00:1::", "2003:a00:1::"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("64:ff9b::7f00:1", "0.0.0.0"),  # not this host: it leaves for a gateway
+        ("2002:7f01:203::9", "0.0.0.0"),
     ],
 )
 def test_canonical(text, expected):
@@ -38,13 +41,14 @@ def test_canonical(text, expected):
         ("0.0.0.0", "127.0.0.1"),
         ("::", "::1"),
         ("::ffff:0.0.0.0", "127.0.0.1"),
-        ("64:ff9b::", "127.0.0.1"),
+        ("64:ff9b::", "0.0.0.0"),
+        ("2002::9", "0.0.0.0"),
         ("0.0.0.1", "0.0.0.1"),
         ("10.0.0.1", "10.0.0.1"),
     ],
 )
 def test_destination(text, expected):
-    """The unspecified address, however written, is loopback."""
+    """The unspecified address is loopback, but for one that leaves for a gateway."""
     assert destination(ip_address(text)) == ip_address(expected)
 
 

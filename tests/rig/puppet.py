@@ -7,10 +7,12 @@ the hand: :func:`puppet` starts one, and its sockets are used like Python's.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rig.namespace import Namespace
 
 CALL_TIMEOUT_S = 1.0
+SO_ATTACH_FILTER, IP_PKTINFO = 26, 8
 KINDS = {
     "tcp": (socket.SOCK_STREAM, 0),
     "udp": (socket.SOCK_DGRAM, 0),
@@ -46,6 +49,18 @@ class PuppetSocket:
         """Connect, and wait CALL_TIMEOUT_S at most."""
         self._owner.call("connect", self._number, address, port)
 
+    def begin_connect(self, address: str, port: int) -> None:
+        """Send the SYN, and do not wait for the answer."""
+        self._owner.call("begin_connect", self._number, address, port)
+
+    def disconnect(self) -> None:
+        """Connect to AF_UNSPEC: the peer, and a port that was not asked for, are given up."""
+        self._owner.call("disconnect", self._number)
+
+    def turn_deaf(self) -> None:
+        """Drop all that arrives from now on, by a filter."""
+        self._owner.call("turn_deaf", self._number)
+
     def set_option(self, level: int, name: int, value: bytes) -> None:
         """Set a socket option."""
         self._owner.call("set_option", self._number, level, name, value.hex())
@@ -65,6 +80,14 @@ class PuppetSocket:
     def sendto(self, data: bytes, address: str, port: int) -> None:
         """Send a datagram to an address."""
         self._owner.call("sendto", self._number, data.decode("latin-1"), address, port)
+
+    def sendto_as(self, source: str, data: bytes, address: str, port: int) -> None:
+        """Send a datagram from *source*, an address of this host, whatever was bound."""
+        self._owner.call("sendto_as", self._number, source, data.decode("latin-1"), address, port)
+
+    def port(self) -> int:
+        """Return the local port."""
+        return int(self._owner.call("port", self._number))
 
     def recv(self) -> bytes:
         """Receive what is there, and wait CALL_TIMEOUT_S at most."""
@@ -147,6 +170,25 @@ class _Strings:
     def connect(self, number: int, address: str, port: int) -> None:
         self._sockets[number].connect((address, port))
 
+    def begin_connect(self, number: int, address: str, port: int) -> None:
+        sock = self._sockets[number]
+        sock.setblocking(False)
+        if (code := sock.connect_ex((address, port))) != errno.EINPROGRESS:
+            raise OSError(code, os.strerror(code))
+        sock.settimeout(CALL_TIMEOUT_S)
+
+    def disconnect(self, number: int) -> None:
+        unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.connect(self._sockets[number].fileno(), unspecified, len(unspecified)) != 0:
+            raise OSError(ctypes.get_errno(), "connect")
+
+    def turn_deaf(self, number: int) -> None:
+        # One instruction of classic BPF: return 0 bytes.
+        code = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("@HL", 1, ctypes.addressof(code))
+        self._sockets[number].setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
     def set_option(self, number: int, level: int, name: int, value: str) -> None:
         self._sockets[number].setsockopt(level, name, bytes.fromhex(value))
 
@@ -162,6 +204,18 @@ class _Strings:
 
     def sendto(self, number: int, data: str, address: str, port: int) -> None:
         self._sockets[number].sendto(data.encode("latin-1"), (address, port))
+
+    def sendto_as(self, number: int, source: str, data: str, address: str, port: int) -> None:
+        if ":" in source:
+            packed = socket.inet_pton(socket.AF_INET6, source)
+            info = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16si", packed, 0))
+        else:
+            packed = socket.inet_aton(source)
+            info = (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4s", 0, packed, bytes(4)))
+        self._sockets[number].sendmsg([data.encode("latin-1")], [info], 0, (address, port))
+
+    def port(self, number: int) -> int:
+        return int(self._sockets[number].getsockname()[1])
 
     def recv(self, number: int) -> str:
         return self._sockets[number].recv(1 << 16).decode("latin-1")
