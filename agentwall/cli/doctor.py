@@ -8,9 +8,13 @@ and with 1 where ``--clean`` could not clear everything.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
+import textwrap
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -84,8 +88,9 @@ def doctor(clean: bool, kill: bool, format_: str) -> int:
     if format_ == "json":
         click.echo(json.dumps(_encode(checkup), indent=2))
     else:
-        for line, colour in _lines(checkup):
-            click.secho(line, fg=colour, bold=colour == _HEADING)
+        in_colour = _wants_colour()
+        for line, colour in _lines(checkup, _terminal_columns()):
+            click.secho(line, fg=colour, bold=colour == _HEADING, color=in_colour)
     print_lines(problems)
     return checkup.exit_code or (EXIT_NOT_CLEARED if problems else 0)
 
@@ -179,66 +184,101 @@ def _encode(checkup: Checkup) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One thing that was found."""
+
+    word: str
+    name: str
+    detail: str
+    colour: str | None = None
+
+
 _Line = tuple[str, str | None]
 """Text that is safe to print, and its colour."""
 _HEADING = "cyan"
 _COLOURS = {"ok": "green", "MISSING": "red", "absent": "yellow", "not tried": "yellow"}
+_WORD_WIDTH = 10
+_LEAST_DETAIL = 30
+"""Narrower than that, what was found is left to the terminal to break."""
 
 
-def _lines(checkup: Checkup) -> Iterator[_Line]:
-    for group, title in _TITLES.items():
+def _lines(checkup: Checkup, columns: int | None = None) -> Iterator[_Line]:
+    """Yield what to print; broken to *columns*, for a terminal."""
+    sections = list(_sections(checkup))
+    width = max(len(printable(row.name)) for _, rows in sections for row in rows) + 2
+    for title, rows in sections:
         yield title, _HEADING
-        features = [feature for feature in checkup.features if feature.group is group]
-        if group is Group.KERNEL:
-            features = yield from _summarise(features)
-        for feature in features:
-            yield from _feature_lines(feature)
-    yield "open roads", _HEADING
-    for road in checkup.roads:
-        yield _row("open", road.name, road.detail), "yellow"
-        yield _row("", "", f"close: {road.remedy}"), None
-    for program in checkup.translators:
-        text = f"{program.name} (id {program.id}, loaded by uid {program.created_by_uid})"
-        yield _row("open", "translation", f"may rewrite destinations: {text}"), "yellow"
-    if not checkup.roads and not checkup.translators:
-        yield _row("none", "", ""), "green"
-    yield from _leftover_lines(checkup)
+        for row in rows:
+            for line in _layout(row, width, columns):
+                yield line, row.colour
     yield _conclusion(checkup)
 
 
-# Map types and helpers that are there go in one line; returns the others and the wall itself.
-def _summarise(features: list[Feature]) -> Generator[_Line, None, list[Feature]]:
-    telling = [f for f in features if f.state is not State.SUPPORTED or f.name == _WALL]
-    plain = len(features) - len(telling)
-    if plain:
-        yield _row("ok", "maps, helpers and operations", f"{plain} that the programs need"), "green"
-    return telling
+def _layout(row: _Row, width: int, columns: int | None) -> list[str]:
+    first = f"  {row.word:{_WORD_WIDTH}}{printable(row.name):{width}}"
+    detail = printable(row.detail)
+    if columns is None or columns - len(first) < _LEAST_DETAIL:
+        return [f"{first}{detail}".rstrip()]
+    rest = " " * len(first)
+    broken = textwrap.wrap(detail, columns, initial_indent=first, subsequent_indent=rest)
+    return broken or [first.rstrip()]
 
 
-def _row(word: str, name: str, detail: str) -> str:
-    return printable(f"  {word:10}{name:42}{detail}").rstrip()
+def _sections(checkup: Checkup) -> Iterator[tuple[str, list[_Row]]]:
+    for group, title in _TITLES.items():
+        features = [feature for feature in checkup.features if feature.group is group]
+        yield title, list(_feature_rows(features, group))
+    yield "open roads", list(_road_rows(checkup)) or [_Row("none", "", "", "green")]
+    if checkup.leftovers or checkup.orphans:
+        option = "--clean --kill" if any(left.pids for left in checkup.leftovers) else "--clean"
+        yield f"left over (agentwall doctor {option} clears it)", list(_leftover_rows(checkup))
 
 
-def _feature_lines(feature: Feature) -> Iterator[_Line]:
+def _feature_rows(features: list[Feature], group: Group) -> Iterator[_Row]:
+    untried = [feature for feature in features if feature.state is State.UNKNOWN]
+    if untried and group is not Group.HOST and len(untried) == len(features):
+        # One cause, and every line would repeat it.
+        yield from _rows_of(replace(untried[0], name=f"all {len(untried)}"))
+        return
+    if group is Group.KERNEL:
+        # Map types and helpers that are there go in one line.
+        telling = [f for f in features if f.state is not State.SUPPORTED or f.name == _WALL]
+        if plain := len(features) - len(telling):
+            text = f"{plain} maps, helpers and operations that the programs need"
+            yield _Row("ok", "what they use", text, "green")
+        features = telling
+    for feature in features:
+        yield from _rows_of(feature)
+
+
+def _rows_of(feature: Feature) -> Iterator[_Row]:
     words = {
         State.SUPPORTED: "ok",
         State.MISSING: "MISSING" if feature.required else "absent",
         State.UNKNOWN: "not tried",
     }
     word = words[feature.state]
-    yield _row(word, feature.name, feature.detail), _COLOURS[word]
+    detail = feature.detail.replace("not tried: ", "because of: ", 1)
+    yield _Row(word, feature.name, detail, _COLOURS[word])
     if feature.remedy:
-        yield _row("", "", f"needs: {feature.remedy}"), None
+        yield _Row("", "", f"needs: {feature.remedy}")
 
 
-def _leftover_lines(checkup: Checkup) -> Iterator[_Line]:
-    if not checkup.leftovers and not checkup.orphans:
-        return
-    yield "left over (agentwall doctor --clean clears it)", _HEADING
+def _road_rows(checkup: Checkup) -> Iterator[_Row]:
+    for road in checkup.roads:
+        yield _Row("open", road.name, road.detail, "yellow")
+        yield _Row("", "", f"close: {road.remedy}")
+    for program in checkup.translators:
+        text = f"{program.name} (id {program.id}, loaded by uid {program.created_by_uid})"
+        yield _Row("open", "translation", f"may rewrite destinations: {text}", "yellow")
+
+
+def _leftover_rows(checkup: Checkup) -> Iterator[_Row]:
     for leftover in checkup.leftovers:
-        yield _row("run", leftover.record.id, str(leftover)), "yellow"
+        yield _Row("run", "", str(leftover).removeprefix("run "), "yellow")
     for path in checkup.orphans:
-        yield _row("pins", path.name, f"{path}: of no run"), "yellow"
+        yield _Row("pins", "", f"{path}: of no run", "yellow")
 
 
 def _conclusion(checkup: Checkup) -> _Line:
@@ -247,3 +287,14 @@ def _conclusion(checkup: Checkup) -> _Line:
     lacking = [f.name for f in checkup.features if f.required and f.state is State.MISSING]
     what = "is not closed" if checkup.exit_code == EXIT_HOOK_MISSING else "cannot run"
     return f"agentwall {what} here: {', '.join(lacking)}", "red"
+
+
+def _terminal_columns() -> int | None:
+    """Return the width of the terminal that stdout is, or None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _wants_colour() -> bool | None:
+    """Return False where colour is not wanted, and None to have it in a terminal only."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if is_plain else None

@@ -9,7 +9,6 @@ exit code, or nothing for 0.
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +18,7 @@ import click
 
 from agentwall import __version__
 from agentwall.cli import failures
+from agentwall.cli.streams import discard_stdout, open_missing_streams, show_warnings
 from agentwall.errors import AgentwallError
 
 SUBCOMMANDS = ("run", "audit", "policy", "doctor")
@@ -56,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: What follows the program's name; ``sys.argv[1:]`` when None.
     """
+    open_missing_streams()
+    show_warnings()
     try:
         code = _invoke(sys.argv[1:] if argv is None else list(argv))
-        if sys.stdout is not None:  # started with descriptor 1 closed
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except click.ClickException as error:
         error.show()
@@ -69,10 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno != errno.EPIPE:
-            raise
-        _silence_stdout()
-        return EXIT_BROKEN_PIPE
+        if error.errno == errno.EPIPE:
+            discard_stdout()
+            return EXIT_BROKEN_PIPE
+        # Without a name it is what was printed that found no place.
+        if error.errno == errno.ENOSPC and error.filename is None:
+            discard_stdout()
+            failures.print_lines(["stdout: no space left on device"])
+            return failures.EXIT_CANNOT_RUN
+        raise
 
 
 def _invoke(argv: list[str]) -> int:
@@ -82,8 +88,3 @@ def _invoke(argv: list[str]) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     return returned if isinstance(returned, int) else 0
-
-
-# The interpreter flushes stdout once more as it ends, and would complain.
-def _silence_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -168,9 +168,11 @@ def _load(path: str | None) -> Policy:
 def _name_leftovers(console: Console) -> None:
     found = find_leftovers()
     if found:
+        # Those inside keep their wall unless they are ended first.
+        advice = "--clean --kill ends" if any(left.pids for left in found) else "--clean clears"
         console.say(
             f"left over from runs that were killed: {'; '.join(map(str, found))}"
-            " (agentwall doctor --clean clears them)"
+            f" (agentwall doctor {advice} them)"
         )
 
 

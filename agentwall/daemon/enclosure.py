@@ -33,6 +33,8 @@ class Blueprint:
     key: SandboxKey
     tables: RuleTables
     settings: SandboxSettings
+    degrade: bool
+    """Do without hooks that cannot be attached (``on_error: degrade``)."""
 
 
 class Enclosure:
@@ -58,7 +60,9 @@ class Enclosure:
         # Another run that ends now must not unmount the bpffs under this one.
         with state.exclusive():
             capacity = _capacity_for(blueprint.tables)
-            self._wall = wall = Wall.load(pin_dir=self._pin_dir, capacity=capacity)
+            self._wall = wall = Wall.load(
+                pin_dir=self._pin_dir, capacity=capacity, degrade=blueprint.degrade
+            )
             self._cgroup = cgroup = blueprint.place.make()
         # Attached first: from here on, and until the last step, everything is refused.
         wall.attach(cgroup.directory, self.key)
@@ -103,16 +107,13 @@ class Enclosure:
             raise
 
     def damage(self) -> str | None:
-        """Say which hook no longer judges the sandbox, or None while all do."""
-        missing = [
-            name
-            for name, link in zip(self._program_names(), self.wall.links(self.key), strict=True)
-            if link.info().cgroup_id == 0
-        ]
-        return f"detached: {', '.join(missing)}" if missing else None
+        """Say which hook no longer judges the sandbox, or None while all do that once did."""
+        gone = [n for n, link in self.wall.hooks(self.key).items() if link.info().cgroup_id == 0]
+        return f"detached: {', '.join(gone)}" if gone else None
 
-    def _program_names(self) -> list[str]:
-        return [program.name for program in self.wall.programs()]
+    def missing_hooks(self) -> dict[str, str]:
+        """Return why each hook that could not be attached could not, by its program's name."""
+        return self.wall.missing_hooks(self.key)
 
     def _dismantle(self) -> None:
         if self._wall is not None:

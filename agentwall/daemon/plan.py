@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from agentwall.host.descriptors import Inherited, kept_open
 from agentwall.host.exposure import Arrangement, collect_facts, has_own_netns
 from agentwall.host.identity import Identity
 from agentwall.host.namespaces import Confinement
+from agentwall.host.seccomp import permitted_families
 from agentwall.host.warden import Launch
 from agentwall.kernel import pins
 from agentwall.kernel.maps import SandboxSettings
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.evaluate import loopback_scope
-from agentwall.policy.model import REFUSALS, Policy
+from agentwall.policy.model import REFUSALS, OnError, Policy
 from agentwall.policy.tables import RuleTables
 
 
@@ -64,8 +65,12 @@ def policy_in_force(request: RunRequest) -> Policy:
     return replace(request.policy, mode=request.mode or request.policy.mode)
 
 
-def judge_coverage(request: RunRequest) -> Coverage:
+def judge_coverage(request: RunRequest, missing_hooks: Collection[str] = ()) -> Coverage:
     """Return how much the wall will cover.
+
+    Args:
+        request: What to run.
+        missing_hooks: Those that could not be attached, once that is known.
 
     Raises:
         HostError: Less than full, which was required.
@@ -73,9 +78,9 @@ def judge_coverage(request: RunRequest) -> Coverage:
     arrangement = Arrangement(
         identity=request.identity,
         kept_capabilities=request.kept_capabilities,
+        families=_families(request),
         inherited=request.inherited,
-        # The wall loads with every required hook or not at all.
-        missing_hooks=(),
+        missing_hooks=tuple(missing_hooks),
         environment=request.environment,
     )
     coverage = assess_coverage(collect_facts(arrangement))
@@ -116,6 +121,7 @@ def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
         key=SandboxKey(secrets.randbits(63) | 1),
         tables=tables,
         settings=_settings(policy, tables),
+        degrade=policy.on_error is OnError.DEGRADE,
     )
 
 
@@ -146,8 +152,16 @@ def plan_launch(request: RunRequest, written: tuple[Path, ...]) -> Launch:
             guards_kernel=request.identity.uid == 0,
         ),
         kept_capabilities=request.kept_capabilities,
+        families=_families(request),
         kept_descriptors=kept_open(request.inherited),
     )
+
+
+def _families(request: RunRequest) -> frozenset[int] | None:
+    # In audit and in observe mode nothing refuses.
+    if policy_in_force(request).mode is not Mode.ENFORCE:
+        return None
+    return permitted_families(request.kept_capabilities)
 
 
 def _existing(paths: tuple[Path, ...]) -> list[Path]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentwall.daemon.enclosure import Blueprint, Enclosure
@@ -30,6 +30,7 @@ from agentwall.host.coverage import Coverage
 from agentwall.host.launch import Sandboxed, prepare
 from agentwall.host.signals import SignalQueue
 from agentwall.host.warden import Launch
+from agentwall.sinks.console import Console
 from agentwall.sinks.jsonl import EventLog, Sink
 
 
@@ -46,12 +47,13 @@ class Outcome:
     """What went wrong once the command had started; none of it changed what it could do."""
 
 
-def run_sandbox(request: RunRequest, console: Sink) -> Outcome:
+def run_sandbox(request: RunRequest, console: Console) -> Outcome:
     """Run a command behind a wall until it ends.
 
     Args:
         request: What to run.
-        console: Gets every record beside the event file; the caller closes it.
+        console: Gets every record beside the event file, and hears of hooks that are missing; the
+            caller closes it.
 
     Raises:
         HostError: Not root, no cgroup v2, a namespace refused, coverage not as required, ...
@@ -59,18 +61,15 @@ def run_sandbox(request: RunRequest, console: Sink) -> Outcome:
     """
     if os.geteuid() != 0:
         raise HostError("expected root, to load programs and make a cgroup: use sudo")
-    coverage = judge_coverage(request)
+    expected = judge_coverage(request)
     run_id = new_run_id()
     with _outputs(request, run_id) as (events, report):
         blueprint = plan_enclosure(run_id, request, events.path)
         written = (events.path, report.path) if report else (events.path,)
         log = EventLog(events.descriptor, run_id)
-        ending, problems = _enclose(
-            blueprint,
-            plan_launch(request, written),
-            _subject(run_id, request, blueprint, coverage),
-            [log, console],
-        )
+        subject = _subject(run_id, request, blueprint, expected)
+        run = _Run(request, blueprint, plan_launch(request, written), subject)
+        ending, coverage, problems = _enclose(run, console, log)
         log.close()
         if report:
             problems += _problems_of(report.write)
@@ -114,24 +113,42 @@ def _subject(run_id: str, request: RunRequest, blueprint: Blueprint, coverage: C
     )
 
 
-def _enclose(
-    blueprint: Blueprint, launch: Launch, subject: Subject, sinks: Sequence[Sink]
-) -> tuple[Ending, list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    request: RunRequest
+    blueprint: Blueprint
+    launch: Launch
+    subject: Subject
+
+
+def _enclose(run: _Run, console: Console, log: Sink) -> tuple[Ending, Coverage, list[str]]:
     """Build the enclosure, run the command in it, and take it away again."""
     # Blocked before anything is made: a signal must not end agentwall half way through.
     signals = SignalQueue()
     try:
-        enclosure = Enclosure(blueprint)
+        enclosure = Enclosure(run.blueprint)
         try:
-            sandboxed = prepare(launch, enclosure.cgroup, signals)
-            ending = _attend(Session(enclosure, subject, sinks), sandboxed, signals)
+            subject = _degraded(run, enclosure.missing_hooks(), console)
+            sandboxed = prepare(run.launch, enclosure.cgroup, signals)
+            ending = _attend(Session(enclosure, subject, [log, console]), sandboxed, signals)
         except BaseException:
             # What is left behind on top of this error, leftovers will tell.
             _problems_of(enclosure.remove)
             raise
-        return ending, _problems_of(enclosure.remove)
+        return ending, subject.coverage, _problems_of(enclosure.remove)
     finally:
         signals.close()
+
+
+def _degraded(run: _Run, missing: Mapping[str, str], console: Console) -> Subject:
+    """Say which hooks are not in force, before the command runs, and judge the coverage again."""
+    if not missing:
+        return run.subject
+    coverage = judge_coverage(run.request, missing)
+    for name, reason in missing.items():
+        console.say(f"hook not in force: {name}: {reason}")
+    detail = {**run.subject.detail, "missing_hooks": dict(missing)}
+    return replace(run.subject, coverage=coverage, detail=detail)
 
 
 def _attend(session: Session, sandboxed: Sandboxed, signals: SignalQueue) -> Ending:

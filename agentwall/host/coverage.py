@@ -26,7 +26,7 @@ class Facts:
     is_attached: bool
     """At least one hook judges the sandbox."""
     missing_hooks: tuple[str, ...]
-    """Required hooks that are not in force (``on_error: degrade``)."""
+    """Hooks that are not in force: optional ones, and others under ``on_error: degrade``."""
     has_own_netns: bool
     has_own_pidns: bool
     kept_capabilities: tuple[str, ...]
@@ -34,6 +34,8 @@ class Facts:
     """Descriptors handed in that lead out, ``3 (inet socket)``."""
     host_sockets: tuple[str, ...]
     """Unix sockets of host services that the command's user may connect to."""
+    filters_families: bool
+    """No socket can be made of a family that no hook sees."""
     has_vsock: bool
     """AF_VSOCK sockets reach another machine, or the host of this one."""
     can_type_for_others: bool
@@ -79,8 +81,9 @@ def _open_roads(facts: Facts) -> list[OpenRoad]:
         roads.append(OpenRoad("descriptors kept", ", ".join(facts.kept_descriptors)))
     if facts.host_sockets:
         roads.append(OpenRoad("unix sockets of host services", ", ".join(facts.host_sockets)))
-    if facts.has_vsock:
-        roads.append(OpenRoad("vsock", "no hook sees it"))
+    if not facts.filters_families:
+        reachable = "vsock and others" if facts.has_vsock else "RDS, SMC and others"
+        roads.append(OpenRoad("socket families", f"{reachable} that no hook sees"))
     if not facts.has_own_pidns:
         roads.append(OpenRoad("processes of the same user", "no PID namespace of its own"))
     if facts.can_type_for_others:

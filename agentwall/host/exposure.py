@@ -16,7 +16,7 @@ from pathlib import Path
 from agentwall.host.coverage import Facts
 from agentwall.host.descriptors import Inherited
 from agentwall.host.identity import Identity
-from agentwall.host.privileges import knows_ioctl
+from agentwall.host.seccomp import knows_machine
 
 HOST_SOCKETS = (
     "/run/docker.sock",
@@ -50,6 +50,8 @@ class Arrangement:
 
     identity: Identity
     kept_capabilities: tuple[str, ...]
+    families: frozenset[int] | None
+    """The only socket families it may use, where a filter can be made; None: all."""
     inherited: tuple[Inherited, ...]
     missing_hooks: tuple[str, ...]
     environment: Mapping[str, str]
@@ -58,6 +60,7 @@ class Arrangement:
 def collect_facts(arrangement: Arrangement) -> Facts:
     """Look at this host and return the facts for a sandbox made by ``launch``."""
     environment = arrangement.environment
+    can_filter = knows_machine(platform.machine())
     return Facts(
         is_attached=True,
         missing_hooks=arrangement.missing_hooks,
@@ -68,8 +71,9 @@ def collect_facts(arrangement: Arrangement) -> Facts:
             f"{found.number} ({found.what})" for found in arrangement.inherited if found.leads_out
         ),
         host_sockets=reachable_sockets(arrangement.identity, environment),
+        filters_families=can_filter and arrangement.families is not None,
         has_vsock=has_vsock(),
-        can_type_for_others=not knows_ioctl(platform.machine())
+        can_type_for_others=not can_filter
         and any(found.what == "terminal" for found in arrangement.inherited),
     )
 

@@ -8,6 +8,7 @@ rights. Each road has a remedy, which is the administrator's to weigh.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from agentwall.host.exposure import has_vsock, reachable_sockets
 from agentwall.host.identity import Identity
 from agentwall.host.mountinfo import Mount, read_mounts
+from agentwall.host.seccomp import knows_machine
 
 SYSCTL = Path("/proc/sys")
 _OWN = Path("/run/agentwall")
@@ -86,8 +88,14 @@ def _vsock_roads() -> Iterator[Road]:
         yield Road(
             name="vsock",
             detail="AF_VSOCK reaches the hypervisor or a guest, and no cgroup hook sees it",
-            remedy="refuse the family with seccomp; unload vhost_vsock where it is not needed",
+            remedy=f"{_closed_by_run()}unload vhost_vsock where it is not needed",
         )
+
+
+def _closed_by_run() -> str:
+    if not knows_machine(platform.machine()):
+        return "refuse it with seccomp; "
+    return "run closes it in enforce mode; for others: "
 
 
 def namespace_roads(sysctl: Path) -> Iterator[Road]:
@@ -119,7 +127,7 @@ def io_uring_roads(sysctl: Path) -> Iterator[Road]:
         yield Road(
             name="io_uring",
             detail="IORING_OP_SOCKET makes sockets of every family past a filter on socket(2)",
-            remedy="sysctl kernel.io_uring_disabled=2 (Linux 6.6 and later), or seccomp",
+            remedy=f"{_closed_by_run()}sysctl kernel.io_uring_disabled=2 (Linux 6.6 and later)",
         )
 
 

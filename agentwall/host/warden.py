@@ -21,11 +21,8 @@ from agentwall.host import libc
 from agentwall.host.identity import Identity
 from agentwall.host.messages import Word, receive, send
 from agentwall.host.namespaces import Confinement, enter_confinement
-from agentwall.host.privileges import (
-    drop_privileges,
-    protect_memory,
-    refuse_typing_for_others,
-)
+from agentwall.host.privileges import drop_privileges, protect_memory
+from agentwall.host.seccomp import install_filter
 from agentwall.host.signals import SignalQueue
 
 _GROUP_KILL_S = 0.25
@@ -43,6 +40,8 @@ class Launch:
     identity: Identity
     confinement: Confinement
     kept_capabilities: tuple[str, ...]
+    families: frozenset[int] | None
+    """The only socket families whose sockets it may make; None: all, and io_uring."""
     kept_descriptors: tuple[int, ...]
     """Those of 0-2 that are open, too."""
 
@@ -69,7 +68,7 @@ def _confine(launch: Launch, channel: socket.socket, signals: SignalQueue) -> bo
     enter_confinement(launch.confinement)
     libc.close_others((*launch.kept_descriptors, channel.fileno(), signals.fileno()))
     drop_privileges(launch.identity, launch.kept_capabilities)
-    refuse_typing_for_others()
+    install_filter(launch.families)
     # The command has the same user: it must not reach the channel through this process.
     protect_memory()
     send(channel, Word.READY)

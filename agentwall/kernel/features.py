@@ -130,6 +130,7 @@ _P = ParamSpec("_P")
 _CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "BPF": 39}
 _NEWER_KERNEL = "Linux 6.1 or later, which is what agentwall promises to run on"
 _REMEDIES = {
+    "bpf(2)": "a kernel with CONFIG_BPF_SYSCALL, and no filter on bpf(2)",
     "unix_connect": "Linux 6.7 or later",
     "unix_sendmsg": "Linux 6.7 or later",
     "tcx": "Linux 6.6 or later",
@@ -164,12 +165,15 @@ def why_not(hook: HookSpec) -> str | None:
 
 
 def _host_features() -> Iterator[Feature]:
-    yield _host("libbpf", _libbpf_version, "install libbpf1 (libbpf.so.1, 1.1 or later)")
+    library = _host("libbpf", _libbpf_version, "install libbpf1 (libbpf.so.1, 1.1 or later)")
+    yield library
     yield _host(
         "cgroup v2", lambda: f"mounted, own cgroup {own_cgroup()}", "mount or boot with cgroup v2"
     )
-    yield _host("capabilities", _held_capabilities, "run as root, or with sudo")
-    yield _host("bpf(2)", _try_bpf, "a kernel with CONFIG_BPF_SYSCALL, and no filter on bpf(2)")
+    rights = _host("capabilities", _held_capabilities, "run as root, or with sudo")
+    yield rights
+    lacking = next((f.name for f in (library, rights) if f.state is not State.SUPPORTED), None)
+    yield _try_unless(lacking, "bpf(2)", Group.HOST, _try_bpf, True)
     yield _host("bpffs", _try_bpffs, "a kernel with CONFIG_BPF_SYSCALL")
 
 

@@ -23,6 +23,13 @@ from agentwall.errors import KernelError, UnsupportedFeatureError
 SONAME = "libbpf.so.1"
 ENOTSUPP = 524
 """Kernel-internal errno that bpf(2) lets out; not in Python's errno module."""
+_REASONS = {
+    ENOTSUPP: "operation not supported by this kernel",
+    # libbpf.h, enum libbpf_errno: of these only what a damaged object file gives.
+    4000: "not an ELF file",
+    4001: "not a BPF object, or a damaged one",
+    4003: "of another byte order",
+}
 
 
 class ProgramType(enum.IntEnum):
@@ -192,8 +199,8 @@ def recent_messages() -> list[str]:
 
 def error(code: int, what: str) -> KernelError:
     """Return the :class:`KernelError` for a positive errno *code*: ``what: reason``."""
-    reason = "operation not supported by this kernel" if code == ENOTSUPP else os.strerror(code)
-    return KernelError(code, f"{what}: {reason.lower()}")
+    reason = _REASONS.get(code) or os.strerror(code).lower()
+    return KernelError(code, f"{what}: {reason}")
 
 
 def check(result: int, what: str) -> int:

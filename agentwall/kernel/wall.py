@@ -26,9 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agentwall.errors import KernelError, UnsupportedFeatureError
+from agentwall.errors import KernelError
 from agentwall.flow.record import Attempt, FlowTotals, SandboxKey
-from agentwall.kernel import abi, cgroup2, features, pins
+from agentwall.kernel import abi, cgroup2, features, hooks, pins
 from agentwall.kernel.bpfmap import BpfMap
 from agentwall.kernel.decode import decode_event, decode_flow
 from agentwall.kernel.links import Link, pin
@@ -91,11 +91,16 @@ class Counters:
 class Wall:
     """The loaded programs and their maps; a context manager that closes the descriptors."""
 
-    def __init__(self, bpf: BpfObject, pin_dir: Path | None) -> None:
+    def __init__(
+        self, bpf: BpfObject, pin_dir: Path | None, absent: dict[str, str], *, degrade: bool
+    ) -> None:
         self._bpf = bpf
         self._pin_dir = pin_dir
+        self._absent = absent
+        self._degrade = degrade
         self._maps = _checked_maps(bpf)
-        self._links: dict[SandboxKey, list[Link]] = {}
+        self._links: dict[SandboxKey, dict[str, Link]] = {}
+        self._missing: dict[SandboxKey, dict[str, str]] = {}
         self._rule_maps = RuleMaps(self._maps["aw_rules"], self._maps["aw_intervals"])
         self._maps["aw_counters"].update(_key(_NO_SANDBOX), bytes(_COUNTERS_BYTES))
         self._rings = [Ring(self._maps[name].fd, name) for name in abi.RINGS]
@@ -111,6 +116,7 @@ class Wall:
         capacity: Capacity | None = None,
         object_path: Path | None = None,
         test_sandbox: SandboxKey | None = None,
+        degrade: bool = False,
     ) -> Self:
         """Load the object; nothing is attached yet.
 
@@ -120,6 +126,8 @@ class Wall:
             object_path: Another object than the shipped one.
             test_sandbox: The sandbox that ``prog_test_run`` judges for. Tests only: such an object
                 takes every cgroup for this sandbox.
+            degrade: Do without required hooks that this kernel does not take, but for egress;
+                :meth:`missing_hooks` names them.
 
         Raises:
             UnsupportedFeatureError: libbpf or a required hook is missing.
@@ -130,8 +138,9 @@ class Wall:
         bpf = BpfObject.open(object_path or OBJECT_PATH)
         try:
             _configure(bpf, capacity or Capacity(), test_sandbox)
+            absent = hooks.choose_programs(bpf, degrade=degrade)
             bpf.load()
-            wall = cls(bpf, pin_dir)
+            wall = cls(bpf, pin_dir, absent, degrade=degrade)
         except BaseException:
             bpf.close()
             raise
@@ -147,21 +156,33 @@ class Wall:
 
         Raises:
             HostError: *cgroup* is not one below the root of a cgroup v2 hierarchy.
-            KernelError: A link was refused, and those made before it are gone again.
+            KernelError: A link was refused, and those made before it are gone again. A wall loaded
+                to degrade bears that of all but egress.
         """
         if sandbox == _NO_SANDBOX or sandbox in self._links:
             raise KernelError(
                 errno.EINVAL, f"attach to {cgroup}: expected an unused sandbox id, got {sandbox}"
             )
-        made = self._links[sandbox] = []
+        self._links[sandbox], self._missing[sandbox] = {}, dict(self._absent)
         try:
             with cgroup2.attachable(cgroup) as fd:
                 for program in self.programs():
-                    made.append(Link.attach(program.fd, fd, program.attach_type))
-                    self._pin_link(made[-1], sandbox, program)
+                    self._attach(program, fd, sandbox)
         except BaseException:
             self.detach(sandbox)
             raise
+
+    def _attach(self, program: Program, cgroup_fd: int, sandbox: SandboxKey) -> None:
+        try:
+            link = Link.attach(program.fd, cgroup_fd, program.attach_type)
+        except KernelError as err:
+            if not hooks.may_be_missing(program.name, degrade=self._degrade):
+                raise hooks.refused(program, err) from err
+            self._missing[sandbox][program.name] = hooks.explain_refusal(err)
+            return
+        self._links[sandbox][program.name] = link
+        if self._pin_dir:
+            link.pin(self._pin_dir / pins.LINKS / f"{sandbox:016x}-{program.name}")
 
     def apply(self, generation: int, tables: RuleTables) -> None:
         """Write the rules of a new generation; nothing points at it yet.
@@ -249,7 +270,15 @@ class Wall:
 
     def links(self, sandbox: SandboxKey) -> list[Link]:
         """Return the links of an attached *sandbox*."""
-        return list(self._links[sandbox])
+        return list(self._links[sandbox].values())
+
+    def hooks(self, sandbox: SandboxKey) -> dict[str, Link]:
+        """Return the links of an attached *sandbox* by the name of their program."""
+        return dict(self._links[sandbox])
+
+    def missing_hooks(self, sandbox: SandboxKey) -> dict[str, str]:
+        """Return why programs do not judge an attached *sandbox*, by name."""
+        return dict(self._missing[sandbox])
 
     def detach(self, sandbox: SandboxKey) -> None:
         """Take the wall from *sandbox*, whose processes must have ended; read its counters before.
@@ -257,11 +286,12 @@ class Wall:
         Raises:
             KernelError: A link could not be detached; it then stays, and denies.
         """
-        for link in self._links.get(sandbox, []):
+        for link in self._links.get(sandbox, {}).values():
             with _unless_gone():
                 link.detach()
-        for link in self._links.pop(sandbox, []):
+        for link in self._links.pop(sandbox, {}).values():
             link.close()
+        self._missing.pop(sandbox, None)
         if self._pin_dir:
             for path in (self._pin_dir / pins.LINKS).glob(f"{sandbox:016x}-*"):
                 path.unlink()
@@ -274,7 +304,7 @@ class Wall:
         self._epoll.close()
         for ring in self._rings:
             ring.close()
-        for link in [link for links in self._links.values() for link in links]:
+        for link in [link for links in self._links.values() for link in links.values()]:
             link.close()
         self._links.clear()
         self._bpf.close()
@@ -297,10 +327,6 @@ class Wall:
                 pin(bpf_map.fd, self._pin_dir / pins.MAPS / name)
             for program in self.programs():
                 pin(program.fd, self._pin_dir / pins.PROGRAMS / program.name)
-
-    def _pin_link(self, link: Link, sandbox: SandboxKey, program: Program) -> None:
-        if self._pin_dir:
-            link.pin(self._pin_dir / pins.LINKS / f"{sandbox:016x}-{program.name}")
 
 
 _COUNTERS_BYTES = abi.MAP_LAYOUTS["aw_counters"].value_size
@@ -332,16 +358,6 @@ def _configure(bpf: BpfObject, capacity: Capacity, test_sandbox: SandboxKey | No
     bpf.set_constant("aw_have_set_retval", int(features.has_set_retval()))
     for name, entries in capacity.entries().items():
         bpf.set_max_entries(name, entries)
-    there = {program.name: program for program in bpf.programs()}
-    for hook in features.HOOKS:
-        if hook.program not in there:
-            raise KernelError(errno.ENOENT, f"{bpf.path}: expected a program {hook.program}")
-        reason = features.why_not(hook)
-        if reason and hook.required:
-            raise UnsupportedFeatureError(
-                errno.EOPNOTSUPP, f"{hook.program}: {reason}; agentwall doctor says more"
-            )
-        there[hook.program].set_autoload(not reason)
 
 
 def _checked_maps(bpf: BpfObject) -> dict[str, BpfMap]:

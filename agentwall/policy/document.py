@@ -213,7 +213,7 @@ class PolicyDocument(_Map):
     on_error: OnError = Field(
         default=OnError.FAIL_CLOSED,
         description="When a required hook cannot be attached: `fail-closed` refuses to start; "
-        "`degrade` starts and says what is missing.",
+        "`degrade` starts without it and says so, unless it is egress, which is always needed.",
         examples=["degrade"],
     )
     refuse_with: Refusal = Field(

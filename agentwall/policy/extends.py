@@ -18,7 +18,9 @@ from agentwall.policy.source import Place, Source, parse_source
 from agentwall.policy.wording import validate
 
 SITE_POLICIES = Path("/etc/agentwall/policies")
-MAX_FILE_BYTES = 64 << 20
+MAX_POLICY_BYTES = 16 << 20
+MAX_LIST_BYTES = 64 << 20
+"""A line of a list costs about a tenth of what a rule in YAML does."""
 MAX_CHAIN = 16
 """How many policies may stand on one another."""
 
@@ -68,10 +70,17 @@ def gather(path: str, search_path: Sequence[Path]) -> list[PolicyFile]:
 
 
 def _read(path: str) -> bytes:
+    try:
+        return _read_up_to(MAX_POLICY_BYTES, path)
+    except ValueError as err:
+        raise ValueError(f"{err}; long lists of prefixes belong in a cidr_file") from err
+
+
+def _read_up_to(size_bytes: int, path: str) -> bytes:
     with open(path, "rb") as file:
-        raw = file.read(MAX_FILE_BYTES + 1)
-    if len(raw) > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        raw = file.read(size_bytes + 1)
+    if len(raw) > size_bytes:
+        raise ValueError(f"larger than {size_bytes >> 20} MiB")
     return raw
 
 
@@ -170,7 +179,7 @@ class _Gatherer:
 
     def _load_list(self, path: str, contents: list[tuple[str, bytes]]) -> tuple[RulePrefix, ...]:
         if path not in self._lists:
-            raw = _read(path)
+            raw = _read_up_to(MAX_LIST_BYTES, path)
             self._lists[path] = parse_list(raw, path)
             contents.append((path, raw))
         return self._lists[path]

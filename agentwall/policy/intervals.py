@@ -66,6 +66,18 @@ class IntervalSets:
             self._joined[pair] = self._intern(cover)
         return self._joined[pair]
 
+    def join_all(self, ids: Sequence[int]) -> int:
+        """Return the id of the set in which all of *ids* speak.
+
+        Joined in pairs, pairs of pairs and so on: one after the other, a prefix that thousands of
+        rules name would keep thousands of ever longer sets.
+        """
+        level = list(ids)
+        while len(level) > 1:
+            pairs = itertools.zip_longest(level[::2], level[1::2], fillvalue=self.EMPTY)
+            level = [self.join(one, other) for one, other in pairs]
+        return level[0] if level else self.EMPTY
+
     def _intern(self, cover: Sequence[Interval]) -> int:
         # Equal intervals are one object, kept as long as this, so that identities name a set.
         # Hashing the values of long sets again and again would take most of the time.

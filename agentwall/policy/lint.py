@@ -19,6 +19,10 @@ _WHOLE_BLOCKS = frozenset(
 )
 
 
+_COMPARED = 100
+"""With how many lines about one prefix a later one is compared; all of them would be quadratic."""
+
+
 @dataclass(frozen=True, slots=True)
 class LintWarning:
     """Something a reviewer should look at."""
@@ -99,7 +103,7 @@ def _about_repetition(rules: Sequence[Rule]) -> Iterator[LintWarning]:
             first = next((p for r, p in earlier if _covers(r.ports, rule.ports)), None)
             if first:
                 repeated.append((prefix, first))
-            else:
+            elif len(earlier) < _COMPARED:
                 earlier.append((rule, prefix))
         if repeated:
             prefix, first = repeated[0]

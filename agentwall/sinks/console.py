@@ -94,7 +94,8 @@ class Console:
         if self.would_denied:
             parts.append(f"{self.would_denied} would be denied")
         if self._distinct:
-            parts[-1] += f" ({self.distinct} distinct)"
+            more = "+" if self.distinct == MAX_DISTINCT else ""
+            parts[-1] += f" ({self.distinct}{more} distinct)"
         parts.append(f"{describe_count(self.permitted, 'flow')} permitted")
         parts.append(f"{describe_bytes(self.bytes_out)} out")
         parts.append(f"{describe_bytes(self.bytes_in)} in")

@@ -55,6 +55,10 @@ def parse_line(line: bytes) -> LoggedEvent:
         document = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as err:
         raise EventFormatError(f"not UTF-8 at byte {err.start} of the line") from err
+    except json.JSONDecodeError as err:
+        # Its own text counts lines, and this is one line of many.
+        problem = f"{err.msg[0].lower()}{err.msg[1:]} at character {err.pos + 1} of the line"
+        raise EventFormatError(f"not JSON: {problem}") from err
     except (ValueError, RecursionError) as err:
         raise EventFormatError(f"not JSON: {err}") from err
     if not isinstance(document, dict):

@@ -190,7 +190,8 @@ class _Reader:
     def _explain_break(self, event: LoggedEvent) -> str:
         missing = _missing_between(self._last_id, event.id)
         if missing:
-            return f"chain broken: {missing} events are missing before this line"
+            what = "1 event is" if missing == 1 else f"{missing} events are"
+            return f"chain broken: {what} missing before this line"
         if missing == 0:
             return "chain broken: the line before was altered"
         return "chain broken: the line before was altered, or lines were removed or put in"

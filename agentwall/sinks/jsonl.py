@@ -6,7 +6,6 @@ Counterpart: :mod:`agentwall.sinks.eventlog` reads it and says where the chain d
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -67,10 +66,14 @@ def open_event_file(path: str, *, group: int | None = None) -> int:
 def _open_device(path: str, flags: int) -> int:
     if stat.S_ISREG(os.lstat(path).st_mode):
         raise HostError(f"event file {path}: exists already; choose another name or remove it")
-    descriptor = os.open(path, flags & ~os.O_NOFOLLOW)
+    link = HostError(f"event file {path}: expected a new file, got a symbolic link to one")
+    try:
+        descriptor = os.open(path, flags & ~os.O_NOFOLLOW)
+    except FileNotFoundError as err:
+        raise link from err
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.ELOOP, "a link to a file")
+        raise link
     os.set_blocking(descriptor, True)
     return descriptor
 

@@ -2,6 +2,8 @@
 """``agentwall doctor`` says what there is, and its exit code says what that comes to."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +14,7 @@ from rig import own_cgroup, temp_cgroup
 
 from agentwall.cli import doctor
 from agentwall.cli.main import main
-from agentwall.daemon.leftovers import CGROUP_PREFIX
+from agentwall.daemon.leftovers import CGROUP_PREFIX, Leftover
 from agentwall.host import state
 from agentwall.host.cgroup import parse_membership
 from agentwall.kernel import pins
@@ -171,7 +173,12 @@ def test_without_rights():
     assert done.returncode == 77, done.stderr
     assert "lacking NET_ADMIN, SYS_ADMIN, BPF" in done.stdout
     assert "needs: run as root, or with sudo" in done.stdout
-    assert "not tried: capabilities" in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split() for line in lines if "all" in line.split()] == [
+        ["not", "tried", "all", "12", "because", "of:", "capabilities"],
+        ["not", "tried", "all", "18", "because", "of:", "capabilities"],
+    ]
+    assert lines[-1] == "agentwall cannot run here: capabilities"
 
 
 @pytest.mark.kernel
@@ -249,6 +256,68 @@ def test_kill_alone(capsys):
 
     assert code == 2
     assert "--kill goes with --clean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pids", "advice"),
+    [((), "agentwall doctor --clean clears"), ((7,), "agentwall doctor --clean --kill clears")],
+)
+def test_advice_on_leftovers(pids, advice):
+    """What clears a leftover depends on whether something still lives behind its wall."""
+    checkup = replace(HEALTHY, leftovers=[Leftover(record(), pids)])
+    lines = [line for line, _ in doctor._lines(checkup)]
+
+    assert any(advice in line for line in lines)
+    assert sum(RUN_ID in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_fits_the_terminal(columns):
+    """In a terminal long text is broken, and goes on below where it began."""
+    feature = replace(FEATURE, name="sock_create", detail="many words " * 20)
+    lines = [line for line, _ in doctor._lines(replace(HEALTHY, features=[feature]), columns)]
+    begin = next(line.index("many") for line in lines if "sock_create" in line)
+    rest = [line for line in lines if "many" in line and "sock_create" not in line]
+
+    assert max(map(len, lines)) <= columns
+    assert rest
+    assert {len(line) - len(line.lstrip()) for line in rest} == {begin}
+
+
+def test_pipe_has_one_line_a_finding():
+    """Without a terminal nothing is broken, so that lines can be searched."""
+    feature = replace(FEATURE, detail="many words " * 20)
+    lines = [line for line, _ in doctor._lines(replace(HEALTHY, features=[feature]))]
+
+    assert sum("many" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_coloured"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_colour(variables, is_coloured):
+    """A terminal gets colour unless it is a plain one or NO_COLOR is set."""
+    script = "import sys; from agentwall.cli.main import main; sys.exit(main(['doctor']))"
+    command = shlex.join([sys.executable, "-c", script])
+    environment = {**os.environ, **variables}
+    if "NO_COLOR" not in variables:
+        environment.pop("NO_COLOR", None)
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+
+    assert b"this host" in done.stdout
+    assert (b"\x1b[" in done.stdout) is is_coloured
 
 
 def test_text_of_others_is_escaped():

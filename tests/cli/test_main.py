@@ -104,8 +104,8 @@ def test_error_ends_with_its_code(probe, error, code):
 
 def test_unexpected_error_is_not_hidden(probe):
     """An error that nobody foresaw keeps its traceback."""
-    with pytest.raises(OSError, match="no space"):
-        probe(raiser(OSError(errno.ENOSPC, "no space left")))
+    with pytest.raises(OSError, match="bad descriptor"):
+        probe(raiser(OSError(errno.EBADF, "bad descriptor")))
 
 
 def test_reader_that_left():
@@ -119,12 +119,15 @@ def test_reader_that_left():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_stdout_that_was_never_open():
-    """Started with descriptor 1 closed, the command still ends with its code."""
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$0" -m agentwall --version >&-', sys.executable],
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+def test_full_disk_behind_stdout():
+    """Output that finds no place is one line on stderr, and the command ends with 77."""
+    with open("/dev/full", "wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "agentwall", "--help"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (77, "agentwall: stdout: no space left on device\n")

@@ -68,6 +68,7 @@ def test_named_by_the_next_run(killed_run, tmp_path):
 
     [line] = [line for line in done.stderr.splitlines() if leftover.record.id in line]
     assert line.startswith("agentwall: left over")
+    assert "agentwall doctor --clean --kill ends them" in line
     assert all(str(pid) in line for pid in leftover.pids)
     assert done.returncode == 0
 

@@ -55,6 +55,35 @@ def test_enclosure(make_request):
     assert blueprint.key != 0
 
 
+@pytest.mark.parametrize(
+    ("text", "degrade"),
+    [("", False), ("on_error: fail-closed", False), ("on_error: degrade", True)],
+)
+@pytest.mark.kernel
+def test_on_error(make_request, text, degrade):
+    """Only a policy that says so is content with fewer hooks."""
+    request = make_request(policy=f"version: 1\n{text}\n")
+
+    assert plan_enclosure("some-id", request, Path("/e")).degrade is degrade
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept", "families"),
+    [
+        (Mode.ENFORCE, (), {1, 2, 10, 16}),
+        (Mode.ENFORCE, ("NET_RAW",), {1, 2, 10, 16, 17}),
+        (Mode.ENFORCE, ("NET_ADMIN",), {1, 2, 10, 16}),
+        (Mode.AUDIT, (), None),
+        (Mode.OBSERVE, (), None),
+    ],
+)
+def test_families(make_request, mode, kept, families):
+    """Socket families are closed in enforce mode only, for there alone something is refused."""
+    launch = plan_launch(make_request(mode=mode, kept_capabilities=kept), ())
+
+    assert launch.families == families
+
+
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_launch(make_request, tmp_path, uid):
     """What agentwall writes is guarded, its directories are hidden; uid 0 gets no kernel knob."""
@@ -80,6 +109,7 @@ def test_coverage_required(make_request):
     coverage = judge_coverage(request)
 
     assert coverage.level is CoverageLevel.PARTIAL
+    assert "hooks not in force: aw_x" in describe_coverage(judge_coverage(request, ["aw_x"]))
     assert "descriptors kept: 5 (inet socket)" in describe_coverage(coverage)
     with pytest.raises(HostError, match=r"expected full, got partial; open roads: .*NET_RAW"):
         judge_coverage(replace(request, requires_full=True))

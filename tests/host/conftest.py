@@ -49,6 +49,7 @@ def make_launch():
         hidden: tuple[Path, ...] = (),
         read_only: tuple[Path, ...] = (),
         capabilities: tuple[str, ...] = (),
+        families: frozenset[int] | None = None,
         argv: tuple[str, ...] | None = None,
     ) -> Launch:
         identity = resolve_identity(user, {})
@@ -60,6 +61,7 @@ def make_launch():
                 hidden=hidden, read_only=read_only, guards_kernel=identity.uid == 0
             ),
             kept_capabilities=capabilities,
+            families=families,
             kept_descriptors=(0, 1, 2),
         )
 

@@ -17,13 +17,14 @@ CLOSED = Facts(
     kept_capabilities=(),
     kept_descriptors=(),
     host_sockets=(),
-    has_vsock=False,
+    filters_families=True,
+    has_vsock=True,
     can_type_for_others=False,
 )
 
 
 def test_full():
-    """With nothing open the coverage is full."""
+    """With nothing open the coverage is full, and vsock is not open behind the filter."""
     coverage = assess_coverage(CLOSED)
 
     assert (coverage.level, coverage.roads) == (CoverageLevel.FULL, ())
@@ -37,7 +38,8 @@ def test_full():
         ({"kept_capabilities": ("NET_RAW",)}, "capabilities kept: NET_RAW"),
         ({"kept_descriptors": ("3 (inet socket)",)}, "descriptors kept: 3 (inet socket)"),
         ({"host_sockets": ("/run/docker.sock",)}, "unix sockets of host services: /run/docker"),
-        ({"has_vsock": True}, "vsock"),
+        ({"filters_families": False}, "socket families: vsock and others"),
+        ({"filters_families": False, "has_vsock": False}, "socket families: RDS, SMC and others"),
         ({"has_own_pidns": False}, "processes of the same user"),
         ({"can_type_for_others": True}, "the terminal"),
     ],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from agentwall.host.exposure import (
     reachable_sockets,
 )
 from agentwall.host.identity import Identity, resolve_identity
+from agentwall.host.seccomp import knows_machine
 
 STRANGER = Identity(uid=54321, gid=54321, groups=(), environment={})
 ROOT_USER = Identity(uid=0, gid=0, groups=(), environment={})
@@ -110,6 +112,7 @@ def test_facts():
         Arrangement(
             identity=resolve_identity(None, {}),
             kept_capabilities=("NET_RAW",),
+            families=frozenset({1, 2}),
             inherited=(Inherited(0, "pipe", False), Inherited(5, "inet socket", True)),
             missing_hooks=("aw_egress",),
             environment=os.environ,
@@ -119,3 +122,31 @@ def test_facts():
     assert facts.kept_descriptors == ("5 (inet socket)",)
     assert facts.kept_capabilities == ("NET_RAW",)
     assert facts.missing_hooks == ("aw_egress",)
+    assert facts.filters_families is knows_machine(platform.machine())
+
+
+@pytest.mark.parametrize(
+    ("machine", "families", "filters"),
+    [
+        ("x86_64", frozenset({1}), True),
+        ("aarch64", frozenset({1}), True),
+        ("x86_64", None, False),
+        ("riscv64", frozenset({1}), False),
+    ],
+)
+def test_families(monkeypatch, machine, families, filters):
+    """Families count as closed where a list is asked for and the machine's filter is known."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    facts = collect_facts(
+        Arrangement(
+            identity=resolve_identity(None, {}),
+            kept_capabilities=(),
+            families=families,
+            inherited=(Inherited(0, "terminal", False),),
+            missing_hooks=(),
+            environment={},
+        )
+    )
+
+    assert facts.filters_families is filters
+    assert facts.can_type_for_others is (machine == "riscv64")

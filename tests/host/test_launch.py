@@ -128,8 +128,12 @@ def test_descriptors(own_cgroup, signals, make_launch, tmp_path):
 def test_signal_dispositions(run_inside):
     """The command starts with the caller's signal mask, and SIGPIPE is not ignored."""
     _, output = run_inside("grep -E '^Sig(Blk|Ign)' /proc/self/status")
+    _, blocked, _, ignored = output.split()
+    # 32 and 33 are the C library's own, and ignored in whatever posix_spawn(3) of make starts.
+    with_meaning = (1 << 31) - 1
 
-    assert output.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+    assert int(blocked, 16) == 0
+    assert int(ignored, 16) & with_meaning == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGWINCH])

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 
 import pytest
 
 from agentwall.host.capabilities import DROPPED, mask
-from agentwall.host.privileges import knows_ioctl
 
 pytestmark = pytest.mark.kernel
 
@@ -63,28 +61,3 @@ def test_setuid_programs_give_nothing(run_inside, public_path):
     program.chmod(0o4755)
 
     assert run_inside(f"{program} -u", user="nobody") == (0, "65534\n")
-
-
-@pytest.mark.skipif(not knows_ioctl(platform.machine()), reason="no filter for this machine")
-@pytest.mark.parametrize("number", ["0x5412", "0x541c", "0x100005412"])
-def test_typing_refused(run_inside, number):
-    """Pushing input into a terminal is refused, whatever the upper bits of the request say."""
-    code = (
-        "import ctypes, os; libc = ctypes.CDLL(None, use_errno=True); "
-        "master, slave = os.openpty(); "
-        f"r = libc.ioctl(slave, ctypes.c_ulong({number}), b'x'); print(r, ctypes.get_errno())"
-    )
-
-    assert run_inside(f'python3 -c "{code}"')[1] == "-1 1\n"
-
-
-def test_other_ioctls_work(run_inside):
-    """Other requests reach the terminal's driver."""
-    code = "import os; master, slave = os.openpty(); print(os.get_terminal_size(slave).columns)"
-
-    assert run_inside(f'python3 -c "{code}"') == (0, "0\n")
-
-
-def test_filter_knows_its_machine():
-    """A machine whose system call numbers are not known gets no wrong filter."""
-    assert not knows_ioctl("pdp11")

@@ -2,6 +2,7 @@
 """Open roads are found where they are open, and not where they are closed."""
 
 import os
+import platform
 import socket
 
 import pytest
@@ -73,6 +74,16 @@ def test_user_namespaces(tmp_path, values, is_open):
 def test_io_uring(tmp_path, values, is_open):
     """io_uring is open unless its switch says otherwise; old kernels have none."""
     assert bool(list(roads.io_uring_roads(sysctl(tmp_path, **values)))) == is_open
+
+
+@pytest.mark.parametrize(("machine", "closes"), [("x86_64", True), ("riscv64", False)])
+def test_remedy_is_run(tmp_path, monkeypatch, machine, closes):
+    """What run closes by itself is said to be closed by it, where it has a filter."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    [road] = roads.io_uring_roads(tmp_path)
+
+    assert road.remedy.startswith("run closes it in enforce mode; ") is closes
+    assert "kernel.io_uring_disabled=2" in road.remedy
 
 
 @pytest.mark.parametrize(

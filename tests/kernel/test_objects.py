@@ -107,7 +107,10 @@ def test_absent_names(compile_bpf, call, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "expected a BPF object, got no such file"), (b"no object", "open BPF object: ")],
+    [
+        (None, "expected a BPF object, got no such file"),
+        (b"no object", "open BPF object: not a BPF object"),
+    ],
 )
 def test_no_object(tmp_path, content, message):
     """A file that is absent or not an object is an error with its path."""

@@ -66,3 +66,26 @@ def test_equal_sets_have_one_id(ports):
         ids.add(joined)
 
     assert len(ids) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(RANGES, min_size=1, max_size=3), max_size=9))
+def test_joining_all_is_joining_each(ports):
+    """Joined all at once or one after the other, the set is the same."""
+    sets = IntervalSets([_rule(index, ranges) for index, ranges in enumerate(ports)])
+    joined = sets.EMPTY
+    for index in range(len(ports)):
+        joined = sets.join(joined, sets.of_rule(index))
+
+    assert sets.join_all([sets.of_rule(index) for index in range(len(ports))]) == joined
+
+
+def test_many_rules_about_one_prefix_are_near_linear():
+    """What is kept grows with n log n of the rules about one prefix, not with their square."""
+    count = 1024
+    sets = IntervalSets([_rule(n, [PortRange(3 * n, 3 * n)]) for n in range(count)])
+    joined = sets.join_all([sets.of_rule(n) for n in range(count)])
+    kept = sum(len(sets.intervals(found)) for found in range(joined + 1))
+
+    assert len(sets.intervals(joined)) == count
+    assert kept == count * 11

@@ -101,6 +101,13 @@ def test_repetition_in_a_list_is_one_warning(tmp_path):
     )
 
 
+def test_many_lines_about_one_prefix(tmp_path):
+    """Thousands of lines about one address are no reason to warn, nor to take long."""
+    rules = "".join(f"  - {{cidr: 1.1.1.1, ports: [{n}]}}\n" for n in range(1, 3001))
+
+    assert _lint(tmp_path, f"allow:\n{rules}{TESTS}") == []
+
+
 def test_empty_list(tmp_path):
     """A rule whose list is empty matches nothing, which matters most under deny."""
     (tmp_path / "l.txt").write_text("# to do\n")

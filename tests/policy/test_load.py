@@ -277,10 +277,20 @@ def test_unreadable_device():
 
 def test_endless_file(monkeypatch):
     """A file without end is refused."""
-    monkeypatch.setattr("agentwall.policy.extends.MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("agentwall.policy.extends.MAX_POLICY_BYTES", 1 << 20)
     (found,) = _problems("/dev/zero")
 
-    assert found == "1:1: cannot be read: larger than 1 MiB"
+    assert found == (
+        "1:1: cannot be read: larger than 1 MiB; long lists of prefixes belong in a cidr_file"
+    )
+
+
+def test_endless_list(tmp_path, monkeypatch):
+    """A list without end is refused where the policy names it."""
+    monkeypatch.setattr("agentwall.policy.extends.MAX_LIST_BYTES", 1 << 20)
+    (found,) = _problems(_write(tmp_path, "version: 1\ndeny: [{cidr_file: /dev/zero}]\n"))
+
+    assert found.endswith("'/dev/zero' cannot be read: larger than 1 MiB")
 
 
 def test_too_many_protocols(tmp_path):

@@ -131,6 +131,14 @@ def test_a_scan_does_not_fill_the_terminal():
     assert console.distinct == console.denied == MAX_LINES + 49
 
 
+def test_more_distinct_denials_than_are_told_apart(monkeypatch):
+    """Where memory ends the count of distinct denials says that there were more."""
+    monkeypatch.setattr("agentwall.sinks.console.MAX_DISTINCT", 2)
+    console, _ = said(*(flow(remote=endpoint("203.0.113.7", port)) for port in (1, 2, 3)))
+
+    assert console.summary_lines()[0].startswith("3 denied (2+ distinct), ")
+
+
 def test_quiet_says_nothing():
     """With quiet not even the summary is printed, and counts are kept."""
     console, lines = said(flow(), quiet=True)

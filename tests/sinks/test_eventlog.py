@@ -56,15 +56,15 @@ def test_an_altered_line_is_named():
     assert len(events(data)) == len(lines)
 
 
-@pytest.mark.parametrize("missing", [1, 3])
-def test_removed_lines_are_counted(missing):
+@pytest.mark.parametrize(("missing", "what"), [(1, "1 event is"), (3, "3 events are")])
+def test_removed_lines_are_counted(missing, what):
     """Where lines were taken out, the ids say how many."""
     lines = [*log_lines()[:10], *log_lines()[10 + missing :]]
 
     (error,) = errors(b"".join(lines))
 
     assert (error.line, error.damage) == (11, Damage.CHAIN_BROKEN)
-    assert error.problem == f"chain broken: {missing} events are missing before this line"
+    assert error.problem == f"chain broken: {what} missing before this line"
 
 
 def test_lines_put_in_are_noticed():

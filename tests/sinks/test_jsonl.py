@@ -173,8 +173,11 @@ def test_the_file_is_the_owners(tmp_path):
     assert path.stat().st_gid == os.getgid()
 
 
-@pytest.mark.parametrize("link", [False, True])
-def test_evidence_is_never_written_over(tmp_path, link):
+@pytest.mark.parametrize(
+    ("link", "problem"),
+    [(False, "exists already; choose another name"), (True, "expected a new file, got a symbolic")],
+)
+def test_evidence_is_never_written_over(tmp_path, link, problem):
     """A file that exists, also behind a link, is refused and keeps its content."""
     target = tmp_path / "there"
     target.write_text("evidence", encoding="ascii")
@@ -182,9 +185,19 @@ def test_evidence_is_never_written_over(tmp_path, link):
     if link:
         path.symlink_to(target)
 
-    with pytest.raises(HostError, match="event file"):
+    with pytest.raises(HostError, match=f"event file .*: {problem}"):
         open_event_file(str(path))
     assert target.read_text(encoding="ascii") == "evidence"
+
+
+def test_a_link_that_leads_nowhere(tmp_path):
+    """A link whose target does not exist is refused as a link, and nothing is made."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+
+    with pytest.raises(HostError, match="expected a new file, got a symbolic link"):
+        open_event_file(str(link))
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_place_that_is_not_there(tmp_path):
