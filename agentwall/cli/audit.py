@@ -121,7 +121,7 @@ def audit(
 def _judge(report: AuditReport, fail_on: str) -> int:
     if fail_on == NEVER:
         return 0
-    is_clean = not (report.denials or report.findings or report.errors)
+    is_clean = not (report.denials or report.findings or report.errors or report.gaps)
     threshold = Severity[fail_on.upper()]
     return 0 if is_clean or report.severity < threshold else EXIT_FOUND
 

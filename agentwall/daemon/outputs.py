@@ -68,8 +68,11 @@ class ReportFile:
             try:
                 descriptor = os.open(path, flags, 0o640)
                 self._file = undo.enter_context(os.fdopen(descriptor, "w", encoding="utf-8"))
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
                     raise HostError(f"report {path}: expected a regular file")
+                if os.path.samestat(found, os.fstat(events.descriptor)):
+                    raise HostError(f"report {path}: expected another file than the events'")
                 os.fchown(descriptor, os.geteuid(), group)
                 os.fchmod(descriptor, 0o640)
                 # By descriptor: the name may lead elsewhere when the command has ended.

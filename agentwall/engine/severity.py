@@ -15,6 +15,10 @@ DAMAGED = "damaged"
 """The ``state`` of a record that says the wall itself is broken."""
 
 
+_HIDE_DENIALS = frozenset({"denials", "decode", "event-file"})
+"""The places of a gap where a denial of any severity may have been lost."""
+
+
 class Severity(enum.IntEnum):
     """In rising order, so that they compare."""
 
@@ -22,7 +26,7 @@ class Severity(enum.IntEnum):
     LOW = 1
     """A denied flow."""
     MEDIUM = 2
-    """A denied flow into a reserved block or to a metadata service."""
+    """A denied flow into a reserved block or to a metadata service, or denials that were lost."""
     HIGH = 3
     """Mining, a tunnel."""
     CRITICAL = 4
@@ -40,7 +44,8 @@ def severity_of(record: Record) -> Severity:
         case FlowRecord():
             return _flow_severity(record)
         case GapRecord():
-            return Severity.INFO
+            # A flood must not hide the one denial that --fail-on waits for.
+            return Severity.MEDIUM if record.where in _HIDE_DENIALS else Severity.INFO
         case StateRecord():
             return Severity.CRITICAL if record.state == DAMAGED else Severity.INFO
         case _:

@@ -20,6 +20,13 @@ PASSED_ON = (
     signal.SIGWINCH,
     signal.SIGCONT,
     signal.SIGTSTP,
+    # Batch systems send these; left alone they would end agentwall and lose the exit code.
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGXCPU,
+    signal.SIGIO,
+    signal.SIGPWR,
 )
 WATCHED = (*PASSED_ON, signal.SIGCHLD)
 BLOCKED = (*WATCHED, signal.SIGTTOU)

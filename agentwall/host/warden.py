@@ -169,7 +169,10 @@ def _start(launch: Launch, signals: SignalQueue) -> tuple[int, int]:
     os.close(writer)
     answer = os.read(reader, 4)
     os.close(reader)
-    return pid, int.from_bytes(answer, "little")
+    errno = int.from_bytes(answer, "little")
+    if errno:
+        os.waitpid(pid, 0)  # or it would be named among what the command left behind
+    return pid, errno
 
 
 def _execute(launch: Launch, signals: SignalQueue) -> int:

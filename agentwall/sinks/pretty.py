@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from agentwall.engine.severity import Severity
+from agentwall.engine.severity import Severity, severity_of
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.describe import (
     describe_bytes,
@@ -196,7 +196,7 @@ def _notes(report: AuditReport) -> Iterable[RenderableType]:
         yield _title("Events were lost", "bold yellow")
         for gap in report.gaps[:MAX_ERRORS]:
             what = f"{gap.lost} {describe_loss(gap.where)}"
-            yield _item(Severity.INFO, f"{describe_moment(gap.time_ns)} {what}")
+            yield _item(severity_of(gap), f"{describe_moment(gap.time_ns)} {what}")
         if len(report.gaps) > MAX_ERRORS:
             yield from _remark(f"{len(report.gaps) - MAX_ERRORS} more")
 

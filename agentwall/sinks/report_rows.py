@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentwall.engine.severity import Severity
+from agentwall.engine.severity import Severity, severity_of
 from agentwall.flow.record import FlowRecord, GapRecord, Process, Sandbox
 from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
 from agentwall.net.endpoint import Endpoint
@@ -148,10 +148,11 @@ class AuditReport:
 
     @property
     def severity(self) -> Severity:
-        """The highest of denials, findings and errors; INFO if there are none."""
+        """The highest of denials, findings, errors and gaps; INFO if there are none."""
         found = [
             *(row.severity for row in self.denials),
             *(finding.severity for finding in self.findings),
             *(error.severity for error in self.errors),
+            *(severity_of(gap) for gap in self.gaps),
         ]
         return max(found, default=Severity.INFO)

@@ -113,3 +113,15 @@ def test_report_of_device(tmp_path):
     with pytest.raises(HostError, match="device"):
         ReportFile(str(tmp_path / "r.md"), events, os.getegid())
     os.close(events.descriptor)
+
+
+def test_report_is_not_the_event_file(tmp_path):
+    """A report under the events' own name would destroy them: it is refused, and they stay."""
+    path = tmp_path / "events.jsonl"
+    events = open_events(str(path), "r", os.getegid())
+    os.write(events.descriptor, b"evidence")
+
+    with pytest.raises(HostError, match="another file"):
+        ReportFile(str(path), events, os.getegid())
+    os.close(events.descriptor)
+    assert path.read_bytes() == b"evidence"

@@ -38,14 +38,24 @@ def test_severity_of_record(record, severity):
     assert severity_of(record) is severity
 
 
-def test_gaps_are_told_and_not_judged():
-    """A loss of events is information: nothing says what was in them."""
+@pytest.mark.parametrize(
+    ("where", "severity"),
+    [
+        ("denials", Severity.MEDIUM),
+        ("decode", Severity.MEDIUM),
+        ("event-file", Severity.MEDIUM),
+        ("flows", Severity.INFO),
+        ("flow-table", Severity.INFO),
+    ],
+)
+def test_lost_denials_count_as_denials(where, severity):
+    """A flood cannot hide a denial from --fail-on: its gap is as serious as what it may hide."""
     started = state("started")
     gap = GapRecord(
-        sandbox=started.sandbox, time_ns=started.time_ns, mono_ns=1, where="flows", lost=3
+        sandbox=started.sandbox, time_ns=started.time_ns, mono_ns=1, where=where, lost=3
     )
 
-    assert severity_of(gap) is Severity.INFO
+    assert severity_of(gap) is severity
 
 
 def test_severities_rise():
