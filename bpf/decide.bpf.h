@@ -71,7 +71,7 @@ enum aw_receiver {
  * address and port that holds for SO_REUSEPORT groups too, unless a program of the group chooses;
  * only processes of one user share a group.
  */
-static __always_inline enum aw_receiver aw_receiver_of(void *ctx, const struct aw_case *c)
+static __attribute__((noinline, unused)) int aw_receiver_of(void *ctx, const struct aw_case *c)
 {
 	enum aw_receiver receiver = AW_RECEIVER_FOREIGN;
 	struct bpf_sock_tuple tuple = {};

@@ -29,8 +29,9 @@ static __always_inline bool aw_is_translated(const struct aw_socket *socket,
  * An answer from a UDP socket to a peer that called, and still may: c->direction is IN where it is
  * one, else *c* is refused as it was.
  */
-static __always_inline bool aw_judge_answer(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
-					    struct aw_socket *socket, struct aw_case *c)
+static __attribute__((noinline)) bool aw_judge_answer(struct __sk_buff *skb,
+						      const struct aw_sandbox *sandbox,
+						      struct aw_socket *socket, struct aw_case *c)
 {
 	__u32 rule = c->rule;
 	__u8 reason = c->reason;

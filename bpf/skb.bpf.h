@@ -56,8 +56,10 @@ static __always_inline int aw_refuse_unstored(struct __sk_buff *skb,
 }
 
 /* Keeps, reports and settles a verdict that was just made. */
-static __always_inline int aw_conclude(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
-				       struct aw_socket *socket, struct aw_case *c)
+static __attribute__((noinline, unused)) int aw_conclude(struct __sk_buff *skb,
+							 const struct aw_sandbox *sandbox,
+							 struct aw_socket *socket,
+							 struct aw_case *c)
 {
 	bool keep = aw_is_lasting(sandbox, c);
 	int action;

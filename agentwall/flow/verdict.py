@@ -42,8 +42,6 @@ class ReasonCode(enum.Enum):
     """No rule matches, and what no rule allows is denied."""
     LOOPBACK = "loopback"
     """The sandbox's own loopback."""
-    REPLY = "reply"
-    """The answer to a permitted flow of the other direction."""
     SOCKET_TYPE = "socket-type"
     """A socket of a type or protocol that the policy does not name (raw ones never)."""
     FRAGMENT = "fragment"

@@ -70,17 +70,16 @@ class Reason(enum.IntEnum):
     RULE = 1
     NO_RULE = 2
     LOOPBACK = 3
-    REPLY = 4
-    SOCKET_TYPE = 5
-    FRAGMENT = 6
-    IP_OPTIONS = 7
-    ROUTING_HEADER = 8
-    EXTENSION_HEADERS = 9
-    MALFORMED = 10
-    TRANSLATED = 11
-    NO_STORAGE = 12
-    NO_SANDBOX = 13
-    OBSERVED = 14
+    SOCKET_TYPE = 4
+    FRAGMENT = 5
+    IP_OPTIONS = 6
+    ROUTING_HEADER = 7
+    EXTENSION_HEADERS = 8
+    MALFORMED = 9
+    TRANSLATED = 10
+    NO_STORAGE = 11
+    NO_SANDBOX = 12
+    OBSERVED = 13
 
 
 class Sandbox(ctypes.Structure):

@@ -39,7 +39,6 @@ _REASONS = {
     ReasonCode.RULE: "a rule decided",
     ReasonCode.NO_RULE: "no rule allows it",
     ReasonCode.LOOPBACK: "the policy's loopback setting",
-    ReasonCode.REPLY: "the reply to a permitted flow",
     ReasonCode.SOCKET_TYPE: "the policy does not name this kind of socket",
     ReasonCode.FRAGMENT: "a forged fragment",
     ReasonCode.IP_OPTIONS: "IPv4 options, which can reroute a packet",

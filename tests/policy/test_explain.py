@@ -92,7 +92,6 @@ REFUSING = set(ReasonCode) - {
     ReasonCode.RULE,
     ReasonCode.NO_RULE,
     ReasonCode.LOOPBACK,
-    ReasonCode.REPLY,
     ReasonCode.SOCKET_TYPE,
     ReasonCode.OBSERVED,
 }
