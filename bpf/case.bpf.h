@@ -7,8 +7,6 @@
 #include "address.bpf.h"
 
 /* Not in the UAPI headers that BPF programs may include. */
-#define AF_INET	    2
-#define AF_INET6    10
 #define SOCK_STREAM 1
 #define SOCK_DGRAM  2
 #define SOCK_RAW    3

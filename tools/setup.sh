@@ -74,41 +74,6 @@ disable_units() { # PACKAGE...
 }
 
 packages() { # SET...
-	local installed
-	installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u)
-	comm -23 <(wanted 2 "$@") <(echo "$installed")
-}
-
-apt_install() { # PACKAGE...
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
-}
-
-# Debian starts a service as it installs it. The tests start their own, on ports and in namespaces of
-# their own, so nothing may run for having set up.
-hold_services() {
-	[ -e "$policy" ] && return
-	printf '#!/bin/sh\n# Made by agentwall tools/setup.sh for the length of one installation.\nexit 101\n' |
-		as_root tee "$policy" >/dev/null
-	as_root chmod 755 "$policy"
-	trap 'as_root rm -f "$policy"' EXIT
-}
-
-# Keep what was just installed from starting at the next boot.
-disable_units() { # PACKAGE...
-	command -v systemctl >/dev/null || return 0
-	local package units unit
-	for package in "$@"; do
-		units=$(awk -v package="$package" '!/^#/ && $2 == package { print $3; exit }' "$list")
-		[ "$units" = - ] && continue
-		for unit in ${units//,/ }; do
-			[ -e "/lib/systemd/system/$unit" ] || continue
-			as_root systemctl --quiet disable "$unit" >/dev/null 2>&1 ||
-				say "could not disable $unit: it starts at the next boot"
-		done
-	done
-}
-
-packages() { # SET...
 	if ! command -v dpkg-query >/dev/null; then
 		say "no dpkg here: have the equivalents of these at hand:" $(wanted 2 "$@")
 		return

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from agentwall.flow.record import GapRecord, Process, Sandbox
+from agentwall.flow.record import GapRecord
 from agentwall.flow.verdict import Reason
-from agentwall.net.endpoint import Endpoint
 from agentwall.net.ports import protocol_name
+from agentwall.sinks.event_json import encode_endpoint, encode_process, encode_sandbox
 from agentwall.sinks.eventlog import LogError
 from agentwall.sinks.report_rows import (
     AuditReport,
@@ -61,18 +61,18 @@ def _totals(totals: Totals) -> dict[str, object]:
 
 
 def _flow(row: FlowRow) -> dict[str, object]:
-    remote = _endpoint(row.remote)
+    remote = encode_endpoint(row.remote)
     return {
         "severity": row.severity.label,
         "verdict": row.verdict.value,
         "sandbox": row.sandbox,
-        "process": _process(row.process),
+        "process": encode_process(row.process),
         "pids": list(row.pids),
         "direction": row.direction.value,
         "protocol": protocol_name(row.protocol),
         "remote": None if remote is None else {**remote, "name": row.name},
         "port": row.port,
-        "claimed": _endpoint(row.claimed),
+        "claimed": encode_endpoint(row.claimed),
         "reason": _reason(row.reason),
         "hooks": [hook.value for hook in row.hooks],
         "errno": row.errno,
@@ -87,20 +87,6 @@ def _flow(row: FlowRow) -> dict[str, object]:
     }
 
 
-def _process(process: Process | None) -> dict[str, object] | None:
-    if process is None:
-        return None
-    return {
-        "pid": process.pid,
-        "ppid": process.ppid,
-        "uid": process.uid,
-        "comm": process.comm,
-        "exe": process.exe,
-        "argv": None if process.argv is None else list(process.argv),
-        "source": process.source.value,
-    }
-
-
 def _reason(reason: Reason) -> dict[str, object]:
     return {
         "code": reason.code.value,
@@ -108,12 +94,6 @@ def _reason(reason: Reason) -> dict[str, object]:
         "file": reason.file,
         "line": reason.line,
     }
-
-
-def _endpoint(endpoint: Endpoint | None) -> dict[str, object] | None:
-    if endpoint is None:
-        return None
-    return {"address": str(endpoint.address), "port": endpoint.port}
 
 
 def _finding(finding: Finding) -> dict[str, object]:
@@ -133,7 +113,7 @@ def _finding(finding: Finding) -> dict[str, object]:
 def _process_row(row: ProcessRow) -> dict[str, object]:
     return {
         "sandbox": row.sandbox,
-        "process": _process(row.process),
+        "process": encode_process(row.process),
         "denied": row.denied,
         "permitted": row.permitted,
         "destinations": row.destinations,
@@ -153,7 +133,7 @@ def _bucket(bucket: Bucket, step_ns: int) -> dict[str, object]:
 
 def _sandbox_row(row: SandboxRow) -> dict[str, object]:
     return {
-        **_sandbox(row.sandbox),
+        **encode_sandbox(row.sandbox),
         "policy": row.policy,
         "digest": row.digest,
         "mode": row.mode,
@@ -167,10 +147,6 @@ def _sandbox_row(row: SandboxRow) -> dict[str, object]:
         "would_denied": row.would_denied,
         "probes": row.probes,
     }
-
-
-def _sandbox(sandbox: Sandbox) -> dict[str, object]:
-    return {"id": sandbox.id, "cgroup": sandbox.cgroup, "labels": dict(sandbox.labels)}
 
 
 def _gap(gap: GapRecord) -> dict[str, object]:

@@ -55,7 +55,7 @@ def encode(event: LoggedEvent) -> dict[str, object]:
         "kind": _kind(record),
         "time": format_time(record.time_ns),
         "mono_ns": record.mono_ns,
-        "sandbox": _encode_sandbox(record.sandbox),
+        "sandbox": encode_sandbox(record.sandbox),
     }
     match record:
         case FlowRecord():
@@ -78,19 +78,20 @@ def _kind(record: Record) -> str:
             return "state"
 
 
-def _encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
+def encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
+    """Return *sandbox* as JSON values."""
     return {"id": sandbox.id, "cgroup": sandbox.cgroup, "labels": dict(sandbox.labels)}
 
 
 def _encode_flow(record: FlowRecord) -> dict[str, object]:
     reason = record.reason
     return {
-        "process": None if record.process is None else _encode_process(record.process),
+        "process": encode_process(record.process),
         "direction": record.direction.value,
         "protocol": protocol_name(record.protocol),
-        "local": _encode_endpoint(record.local),
+        "local": encode_endpoint(record.local),
         "remote": _encode_remote(record.remote, record.name),
-        "claimed": _encode_endpoint(record.claimed),
+        "claimed": encode_endpoint(record.claimed),
         "verdict": record.verdict.value,
         "reason": {
             "code": reason.code.value,
@@ -108,7 +109,10 @@ def _encode_flow(record: FlowRecord) -> dict[str, object]:
     }
 
 
-def _encode_process(process: Process) -> dict[str, object]:
+def encode_process(process: Process | None) -> dict[str, object] | None:
+    """Return *process* as JSON values, null for None."""
+    if process is None:
+        return None
     return {
         "pid": process.pid,
         "ppid": process.ppid,
@@ -120,14 +124,15 @@ def _encode_process(process: Process) -> dict[str, object]:
     }
 
 
-def _encode_endpoint(endpoint: Endpoint | None) -> dict[str, object] | None:
+def encode_endpoint(endpoint: Endpoint | None) -> dict[str, object] | None:
+    """Return *endpoint* as JSON values, null for None."""
     if endpoint is None:
         return None
     return {"address": str(endpoint.address), "port": endpoint.port}
 
 
 def _encode_remote(remote: Endpoint | None, name: str | None) -> dict[str, object] | None:
-    found = _encode_endpoint(remote)
+    found = encode_endpoint(remote)
     return None if found is None else {**found, "name": name}
 
 
