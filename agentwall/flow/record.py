@@ -32,6 +32,16 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A name that was asked, answered or said, as the sandbox chose it: escape before printing."""
+
+    name: str
+    """Lower case, without the trailing dot; ASCII."""
+    type: int | None
+    """DNS RR type (IANA): 1 is A, 28 AAAA; None where it was not DNS that said the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One decision the kernel reported: ``struct aw_event``."""
 
@@ -61,6 +71,10 @@ class Attempt:
     """SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3, ...; 0 if not known."""
     cookie: int
     """The socket's cookie, or 0."""
+    name: str | None = None
+    """The name that *remote* was learned under."""
+    question: Question | None = None
+    """What was asked or said, where the verdict is about that; see ``struct aw_name_event``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +102,8 @@ class FlowTotals:
     """Sum over the sockets that ended."""
     sockets: int
     """How many connects or first packets the counters stand for."""
+    name: str | None = None
+    """The name that *remote* was learned under."""
 
 
 class ProcessSource(enum.Enum):
@@ -149,6 +165,8 @@ class FlowRecord:
     """How many attempts or sockets the record stands for."""
     name: str | None = None
     """The name under which the remote address was learned."""
+    question: Question | None = None
+    """What was asked or said, where the verdict is about that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

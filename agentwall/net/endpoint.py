@@ -38,6 +38,17 @@ class Endpoint:
     """IANA protocol number. Not only :class:`L4Protocol`: a sandbox may use any other."""
 
 
+@dataclass(frozen=True, slots=True)
+class NamedEndpoint:
+    """A remote endpoint by name, as people write it: ``hub.example.com:443``."""
+
+    name: str
+    """In the one form of :mod:`agentwall.net.domain`."""
+    port: int
+    """As in :class:`Endpoint`."""
+    protocol: int
+
+
 def canonical(address: IPAddress) -> IPAddress:
     """Return the IPv4 address that an IPv6 *address* stands for, else *address* itself.
 

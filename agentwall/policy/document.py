@@ -3,114 +3,73 @@
 
 One place says what a key is called, means, looks like and defaults to: the loader validates with
 these models, and the JSON Schema and the reference's table are generated from them. A value comes
-out parsed (prefixes, port ranges, endpoints). The counterpart is :mod:`agentwall.policy.load`.
+out parsed, see :mod:`agentwall.policy.values`. The counterpart is :mod:`agentwall.policy.load`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from agentwall.flow.verdict import Mode
-from agentwall.net.destination import parse_destination
-from agentwall.net.endpoint import Endpoint, IPNetwork
-from agentwall.net.ports import EVERYTHING, PortRange, parse_ports
-from agentwall.net.prefix import EVERYWHERE, parse_prefix
-from agentwall.policy.model import REFUSALS, Loopback, OnError
-from agentwall.policy.problems import show
+from agentwall.net.ports import EVERYTHING, parse_ports
+from agentwall.policy.model import AskScope, Loopback, OnError, Section
+from agentwall.policy.suffixes import check_reach
+from agentwall.policy.values import (
+    NAME_PATTERN,
+    PATH_PATTERN,
+    Addresses,
+    AllowPorts,
+    BaseName,
+    Cidr,
+    DenyPorts,
+    Destination,
+    Host,
+    Ports,
+    Proxy,
+    Refusal,
+    Seconds,
+    Server,
+    Suffix,
+    Version,
+)
 
-LATER_KEYS = frozenset(("match", "dns", "detect", "phases", "host", "host_file", "proxy", "except"))
+LISTS = (Section.ALLOW, Section.DENY, Section.INBOUND)
+"""The sections that are lists of rules in a file."""
+LATER_KEYS = frozenset(("match", "detect", "phases", "except"))
 """Keys of the language that this version does not act on, and therefore refuses."""
+HTTPS: tuple[Ports, ...] = (parse_ports("443"),)
+"""The ports of an allow rule on names that says none."""
+NO_PORTS = "expected a list of ports ([any] opens every port), got nothing"
+MAX_SERVERS = 8
+MAX_SEARCH = 8
 
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-PATH_PATTERN = r"[^\x00-\x1f\x7f]+"
-BASE_PATTERN = r"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*"
-_UNROUTABLE_PROTOCOLS = (0, 255)
-"""Hop-by-hop options and raw: no socket but a raw one sends them."""
-
-Prefixes = tuple[IPNetwork, ...]
-Ports = tuple[PortRange, ...]
-
-
-def _cidr(value: object) -> Prefixes:
-    if not isinstance(value, str):
-        raise ValueError(f"expected an address, a prefix or any, got {show(value)}")
-    return EVERYWHERE if value == "any" else (parse_prefix(value),)
+_NAMES = ("host", "host_file")
+_TERMS = ("shared_suffix", "sni", "ech", "quic")
+"""Keys that mean something beside :data:`_NAMES` only."""
 
 
-def _deny_ports(value: object) -> Ports:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(f"expected a port, a range or a protocol, got {show(value)}")
-    return EVERYTHING if value == "any" else parse_ports(str(value))
-
-
-def _allow_ports(value: object) -> Ports:
-    if value == "any":
-        return parse_ports("any")
-    found = _deny_ports(value)
-    for number in _UNROUTABLE_PROTOCOLS:
-        if any(r.holds(number, 0) for r in found):
-            raise ValueError(f"expected a protocol from 1 to 254, got {show(value)}")
-    return found
-
-
-def _destination(value: object) -> Endpoint:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a destination such as 10.20.0.7:8000, got {show(value)}")
-    return parse_destination(value)
-
-
-def _version(value: object) -> int:
-    if value != 1 or value is True:
-        raise ValueError(f"expected 1, got {show(value)}")
-    return 1
-
-
-def _refusal(value: object) -> str:
-    if not isinstance(value, str) or value not in REFUSALS:
-        raise ValueError(f"expected {' or '.join(REFUSALS)}, got {show(value)}")
-    return value
-
-
-_PORT_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1, "maximum": 65535},
-        {
-            "type": "string",
-            "pattern": r"^(any|icmp|ip/\d{1,3}|(tcp|udp)/\*|((tcp|udp)/)?\d{1,5}(-\d{1,5})?)$",
-        },
-    ]
-}
-
-AllowPorts = Annotated[Ports, PlainValidator(_allow_ports), WithJsonSchema(_PORT_SCHEMA)]
-DenyPorts = Annotated[Ports, PlainValidator(_deny_ports), WithJsonSchema(_PORT_SCHEMA)]
-Cidr = Annotated[Prefixes, PlainValidator(_cidr), WithJsonSchema({"type": "string"})]
-Destination = Annotated[Endpoint, PlainValidator(_destination), WithJsonSchema({"type": "string"})]
-Refusal = Annotated[
-    str, PlainValidator(_refusal), WithJsonSchema({"type": "string", "enum": [*REFUSALS]})
-]
-Version = Annotated[Literal[1], PlainValidator(_version), WithJsonSchema({"const": 1})]
-BaseName = Annotated[str, Field(pattern=f"^{BASE_PATTERN}$", max_length=200)]
-
-
-def _one_origin(schema: dict[str, Any]) -> None:
-    schema["oneOf"] = [{"required": ["cidr"]}, {"required": ["cidr_file"]}]
+def _at_key(key: str, problem: str) -> PydanticCustomError:
+    # pydantic has one place for what concerns several keys; wording.py adds this one to it.
+    return PydanticCustomError("at_key", "{problem}", {"key": key, "problem": problem})
 
 
 class _Map(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _one_origin(schema: dict[str, Any], model: type[_RuleDocument]) -> None:
+    schema["oneOf"] = [model.beside(origin) for origin in model.origins]
+
+
 class _RuleDocument(_Map):
     model_config = ConfigDict(json_schema_extra=_one_origin)
+
+    origins: ClassVar[tuple[str, ...]] = ("cidr", "cidr_file")
+    """Where the rule's prefixes or patterns may come from."""
 
     cidr: Cidr = Field(
         default=(),
@@ -130,27 +89,111 @@ class _RuleDocument(_Map):
         examples=["vLLM servers"],
     )
 
+    @classmethod
+    def beside(cls, origin: str) -> Mapping[str, Any]:
+        """Return what JSON Schema has to say of a rule with *origin*."""
+        return {"required": [origin]}
+
+    @property
+    def origin(self) -> str:
+        """The one of :attr:`origins` that is given."""
+        return next(key for key in self.origins if key in self.model_fields_set)
+
     @model_validator(mode="after")
     def _has_one_origin(self) -> _RuleDocument:
-        given = self.model_fields_set & {"cidr", "cidr_file"}
+        given = [key for key in self.origins if key in self.model_fields_set]
         if len(given) != 1:
-            got = "both" if given else "neither"
-            raise ValueError(f"expected exactly one of cidr and cidr_file, got {got}")
+            wanted = f"{', '.join(self.origins[:-1])} and {self.origins[-1]}"
+            got = " and ".join(given) or "none"
+            raise ValueError(f"expected exactly one of {wanted}, got {got}")
         return self
 
 
-class AllowRule(_RuleDocument):
-    """What the sandbox may reach. Both the address and a port must match."""
+class _NameRuleDocument(_RuleDocument):
+    origins: ClassVar[tuple[str, ...]] = (*_RuleDocument.origins, *_NAMES)
 
+    host: Host = Field(
+        default=(),
+        description="A name: `x` itself, `*.x` with one label more, or `**.x` with any number "
+        "more. Needs `dns.servers`. Instead of `cidr`.",
+        examples=["hub.example.com", "*.cdn.example.com", "**.mirror.example.com"],
+    )
+    host_file: str = Field(
+        default="",
+        pattern=f"^{PATH_PATTERN}$",
+        description="A file with one name or pattern a line and `#` comments, relative to the "
+        "policy file. Instead of `cidr`.",
+        examples=["lists/hosts.txt"],
+    )
+
+
+class AllowRule(_NameRuleDocument):
+    """What the sandbox may reach. Both the address or name and a port must match."""
+
+    origins: ClassVar[tuple[str, ...]] = (*_NameRuleDocument.origins, "proxy")
+
+    proxy: Proxy = Field(
+        default=(),
+        description="The address or prefix of HTTP proxies. What they are asked for is judged by "
+        "the other rules, by name and port. Instead of `cidr`.",
+        examples=["10.0.0.5/32"],
+    )
     ports: tuple[AllowPorts, ...] = Field(
+        default=(),
         min_length=1,
         description="`443` and `8000-8010` mean TCP. Others: `udp/53`, `tcp/*`, `udp/*`, `icmp` "
         "(echo), `ip/132` (an IP protocol), `any` (TCP, UDP and echo).",
         examples=[[443], ["8000-8010", "udp/53"], ["any"]],
     )
+    shared_suffix: bool = Field(
+        default=False,
+        strict=True,
+        description="Beside names: they may reach a suffix that strangers share, such as "
+        "`*.s3.amazonaws.com`.",
+        examples=[True],
+    )
+    sni: Literal["required", "optional"] = Field(
+        default="required",
+        description="Beside names: whether TLS must say which server it wants.",
+        examples=["optional"],
+    )
+    ech: Literal["refuse", "outer"] = Field(
+        default="refuse",
+        description="Beside names: `refuse` a TLS hello that is encrypted, or judge it by its "
+        "`outer` name, which need not be where it goes.",
+        examples=["outer"],
+    )
+    quic: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="Beside names: whether QUIC may pass on the UDP ports of the rule.",
+        examples=["allow"],
+    )
+
+    @classmethod
+    def beside(cls, origin: str) -> Mapping[str, Any]:
+        """Return what JSON Schema has to say of a rule with *origin*."""
+        if origin in _NAMES:
+            return super().beside(origin)
+        return {"required": [origin, "ports"], "properties": dict.fromkeys(_TERMS, False)}
+
+    @model_validator(mode="after")
+    def _has_what_its_origin_needs(self) -> AllowRule:
+        named = self.origin in _NAMES
+        for key in _TERMS:
+            if key in self.model_fields_set and not named:
+                problem = f"expected {' or '.join(_NAMES)} beside it, got {self.origin}"
+                raise _at_key(key, problem)
+        if not self.ports and not named:
+            raise _at_key("ports", NO_PORTS)
+        for pattern in self.host:
+            try:
+                check_reach(pattern, shared=self.shared_suffix)
+            except ValueError as err:
+                raise _at_key("host", str(err)) from err
+        return self
 
 
-class DenyRule(_RuleDocument):
+class DenyRule(_NameRuleDocument):
     """What the sandbox may not reach, whatever `allow` says."""
 
     ports: tuple[DenyPorts, ...] = Field(
@@ -177,15 +220,59 @@ class InboundRule(_RuleDocument):
     )
 
 
+class DnsDocument(_Map):
+    """Whom the sandbox asks for names, and for which."""
+
+    servers: tuple[Server, ...] = Field(
+        default=(),
+        min_length=1,
+        max_length=MAX_SERVERS,
+        description=f"The addresses of the name servers, at most {MAX_SERVERS}. Port 53 there, "
+        "UDP and TCP, needs no rule.",
+        examples=[["10.20.0.2", "2001:db8::53"], ["127.0.0.53"]],
+    )
+    search: tuple[Suffix, ...] = Field(
+        default=(),
+        max_length=MAX_SEARCH,
+        description="The search list of the sandbox's resolv.conf, at most "
+        f"{MAX_SEARCH} names. A permitted name followed by one of them may be asked for, and "
+        "opens nothing.",
+        examples=[["svc.cluster.example", "cluster.example"]],
+    )
+    names: AskScope = Field(
+        default=AskScope.ALLOWED_ONLY,
+        description="Which names may be asked for: `allowed-only`, those that some rule allows; "
+        "`any`, all that no rule denies.",
+        examples=["any"],
+    )
+    min_ttl: Seconds = Field(
+        default=60,
+        description="For how many seconds at least a learned address counts, 0-86400; longer if "
+        "the answer says so.",
+        examples=[300],
+    )
+    max_addresses: Addresses = Field(
+        default=1000,
+        description="How many addresses one name may have at a time, 1-65536.",
+        examples=[64],
+    )
+
+
 class TestRow(_Map):
     """An expectation that `agentwall policy test` checks."""
 
     __test__ = False  # not a test class for pytest
 
     to: Destination = Field(
-        description="`ADDRESS:PORT` (TCP), `udp/ADDRESS:PORT`, `[IPV6]:PORT`, `icmp/ADDRESS` or "
-        "`ip/PROTOCOL/ADDRESS`.",
-        examples=["10.20.0.7:8000", "udp/8.8.8.8:53", "[2001:db8::1]:443", "icmp/192.0.2.1"],
+        description="`ADDRESS:PORT` or `NAME:PORT` (TCP), `udp/ADDRESS:PORT`, `[IPV6]:PORT`, "
+        "`icmp/ADDRESS` or `ip/PROTOCOL/ADDRESS`.",
+        examples=[
+            "10.20.0.7:8000",
+            "hub.example.com:443",
+            "udp/8.8.8.8:53",
+            "[2001:db8::1]:443",
+            "icmp/192.0.2.1",
+        ],
     )
     expect: Literal["allow", "deny"] = Field(
         description="What the rules must say, whatever the mode.", examples=["allow"]
@@ -225,7 +312,8 @@ class PolicyDocument(_Map):
         default=(),
         description="Policies whose rules come first: `NAME.yaml` beside this file, then in "
         "/etc/agentwall/policies, then among those shipped with agentwall. Rules are joined; "
-        "single values are inherited unless this file sets them; `name` and `tests` are not.",
+        "single values, and each key of `dns`, are inherited unless this file sets them; `name` "
+        "and `tests` are not.",
         examples=[["base/rl-training"]],
     )
     allow: tuple[AllowRule, ...] = Field(
@@ -249,6 +337,12 @@ class PolicyDocument(_Map):
         "host's, only listeners that belong to the sandbox. `allow`: free. `deny`: only what "
         "`allow` lists.",
         examples=["deny"],
+    )
+    dns: DnsDocument = Field(
+        default=DnsDocument(),
+        description="Whom the sandbox asks for names, and for which. Of the policies that "
+        "this one extends each key holds unless this file sets it.",
+        examples=[{"servers": ["10.20.0.2"], "search": ["svc.cluster.example"]}],
     )
     tests: tuple[TestRow, ...] = Field(
         default=(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a policy file and, under ``extends`` and ``cidr_file``, every file it names."""
+"""Reads a policy file and every file that it names, as a base or as a list."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from pathlib import Path
 
 import agentwall
 from agentwall.errors import PolicyError, SourceLocation
-from agentwall.policy.document import PolicyDocument
-from agentwall.policy.lists import parse_list
-from agentwall.policy.model import RulePrefix, Section
+from agentwall.net.domain import NamePattern
+from agentwall.policy.document import (
+    LISTS,
+    AllowRule,
+    DenyRule,
+    InboundRule,
+    PolicyDocument,
+)
+from agentwall.policy.lists import parse_host_list, parse_prefix_list
+from agentwall.policy.model import RulePattern, RulePrefix, Section
 from agentwall.policy.problems import Problems, show
 from agentwall.policy.source import Place, Source, parse_source
+from agentwall.policy.suffixes import check_reach
 from agentwall.policy.wording import validate
 
 SITE_POLICIES = Path("/etc/agentwall/policies")
@@ -41,13 +49,21 @@ def default_search_path() -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class List:
+    """What a list holds; one of the two is empty."""
+
+    prefixes: tuple[RulePrefix, ...] = ()
+    patterns: tuple[RulePattern, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFile:
     """One policy file, valid on its own, with the lists it names."""
 
     source: Source
     document: PolicyDocument
-    lists: dict[tuple[Section, int], tuple[RulePrefix, ...]]
-    """What ``cidr_file`` of (section, index) holds."""
+    lists: dict[tuple[Section, int], List]
+    """What the ``cidr_file`` or ``host_file`` of (section, index) holds."""
     contents: tuple[tuple[str, bytes], ...]
     """Path and content of each file read for this one, its own last."""
 
@@ -73,7 +89,7 @@ def _read(path: str) -> bytes:
     try:
         return _read_up_to(MAX_POLICY_BYTES, path)
     except ValueError as err:
-        raise ValueError(f"{err}; long lists of prefixes belong in a cidr_file") from err
+        raise ValueError(f"{err}; long lists belong in a cidr_file or host_file") from err
 
 
 def _read_up_to(size_bytes: int, path: str) -> bytes:
@@ -104,7 +120,8 @@ class _Gatherer:
         self._search_path = search_path
         self._seen: set[str] = set()
         self._chain: list[tuple[str, str]] = []
-        self._lists: dict[str, tuple[RulePrefix, ...]] = {}
+        self._lists: dict[tuple[str, str, str, bool], List] = {}
+        self._raw: dict[str, bytes] = {}
 
     def add(self, path: str, raw: bytes) -> None:
         identity = os.path.realpath(path)
@@ -157,19 +174,20 @@ class _Gatherer:
         return None
 
     def _add_document(self, source: Source, document: PolicyDocument, raw: bytes) -> None:
-        lists: dict[tuple[Section, int], tuple[RulePrefix, ...]] = {}
+        lists: dict[tuple[Section, int], List] = {}
         contents: list[tuple[str, bytes]] = []
-        for section in Section:
+        for section in LISTS:
             for index, rule in enumerate(getattr(document, section.value)):
-                if not rule.cidr_file:
+                if rule.origin not in ("cidr_file", "host_file"):
                     continue
-                place = (section.value, index, "cidr_file")
-                path = _display(os.path.join(os.path.dirname(source.path), rule.cidr_file))
+                name = getattr(rule, rule.origin)
+                path = _display(os.path.join(os.path.dirname(source.path), name))
                 try:
-                    lists[section, index] = self._load_list(path, contents)
+                    lists[section, index] = self._load_list(path, rule, contents)
                 except PolicyError as err:
                     self.problems.add_error(err)
                 except (OSError, ValueError) as err:
+                    place = (section.value, index, rule.origin)
                     problem = f"{show(path)} cannot be read: {_reason(err)}"
                     self.problems.add(source.locate(place), place, problem)
         contents.append((source.path, raw))
@@ -177,9 +195,28 @@ class _Gatherer:
             PolicyFile(source=source, document=document, lists=lists, contents=tuple(contents))
         )
 
-    def _load_list(self, path: str, contents: list[tuple[str, bytes]]) -> tuple[RulePrefix, ...]:
-        if path not in self._lists:
-            raw = _read_up_to(MAX_LIST_BYTES, path)
-            self._lists[path] = parse_list(raw, path)
-            contents.append((path, raw))
-        return self._lists[path]
+    def _load_list(
+        self,
+        path: str,
+        rule: AllowRule | DenyRule | InboundRule,
+        contents: list[tuple[str, bytes]],
+    ) -> List:
+        # Which patterns a list of names may have depends on the rule, see _parse_list.
+        key = (path, rule.origin, type(rule).__name__, getattr(rule, "shared_suffix", False))
+        if key not in self._lists:
+            if path not in self._raw:
+                self._raw[path] = _read_up_to(MAX_LIST_BYTES, path)
+                contents.append((path, self._raw[path]))
+            self._lists[key] = _parse_list(self._raw[path], path, rule)
+        return self._lists[key]
+
+
+def _parse_list(raw: bytes, path: str, rule: AllowRule | DenyRule | InboundRule) -> List:
+    if rule.origin == "cidr_file":
+        return List(prefixes=parse_prefix_list(raw, path))
+
+    def check(pattern: NamePattern) -> None:
+        if isinstance(rule, AllowRule):
+            check_reach(pattern, shared=rule.shared_suffix)
+
+    return List(patterns=parse_host_list(raw, path, check))

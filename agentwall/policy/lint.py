@@ -4,40 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from agentwall.errors import SourceLocation
+from agentwall.net.domain import NamePattern
 from agentwall.net.endpoint import IPNetwork
-from agentwall.net.ports import ANY, PortRange
+from agentwall.net.ports import ANY
 from agentwall.net.reserved import METADATA_SERVICES, RESERVED_BLOCKS
+from agentwall.policy.lint_names import name_warnings
 from agentwall.policy.lookup import PrefixIndex
-from agentwall.policy.model import Policy, Rule, RulePrefix
+from agentwall.policy.model import Policy, Rule
+from agentwall.policy.warning import LintWarning, and_more, covers
 
 # A rule on 127.0.0.1 or ::1 names one host, and is how loopback is opened.
 _WHOLE_BLOCKS = frozenset(
     block for block in RESERVED_BLOCKS if block.prefixlen < block.max_prefixlen
 )
-
-
 _COMPARED = 100
-"""With how many lines about one prefix a later one is compared; all of them would be quadratic."""
-
-
-@dataclass(frozen=True, slots=True)
-class LintWarning:
-    """Something a reviewer should look at."""
-
-    where: SourceLocation
-    what: str
-    """The rule's id, or the key."""
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}: warning: {self.text}"
+"""With how many lines about one thing a later one is compared; all of them would be quadratic."""
 
 
 def lint_policy(policy: Policy) -> tuple[LintWarning, ...]:
-    """Return the warnings about *policy*, bases included, in the order of its rules."""
+    """Return the warnings about *policy*, bases included."""
     return tuple(_warnings(policy))
 
 
@@ -54,12 +41,13 @@ def _warnings(policy: Policy) -> Iterator[LintWarning]:
     for rules in (policy.allow, policy.deny, policy.inbound):
         yield from _about_repetition(rules)
         for rule in rules:
-            if not rule.prefixes:
-                yield LintWarning(rule.where, rule.id, "matches nothing: its cidr_file is empty")
+            if not rule.prefixes and not rule.patterns:
+                yield LintWarning(rule.where, rule.id, "matches nothing: its list is empty")
+    yield from name_warnings(policy)
 
 
 def _about_width(rule: Rule) -> Iterator[LintWarning]:
-    everything = _covers(rule.ports, ANY)
+    everything = covers(rule.ports, ANY)
     for prefix in rule.prefixes:
         network = prefix.network
         if network in METADATA_SERVICES:
@@ -73,7 +61,7 @@ def _about_width(rule: Rule) -> Iterator[LintWarning]:
 
 
 def _about_shadow(rule: Rule, denies: Sequence[tuple[Rule, PrefixIndex]]) -> Iterator[LintWarning]:
-    covering = [(deny, index) for deny, index in denies if _covers(deny.ports, rule.ports)]
+    covering = [(deny, index) for deny, index in denies if covers(deny.ports, rule.ports)]
     if not rule.prefixes or not covering:
         return
     by = [_first_holding(prefix.network, covering) for prefix in rule.prefixes]
@@ -94,23 +82,23 @@ def _about_loopback(rule: Rule) -> Iterator[LintWarning]:
 
 
 def _about_repetition(rules: Sequence[Rule]) -> Iterator[LintWarning]:
-    """Warn once a rule about prefixes that an earlier line has with at least the same ports."""
-    seen: dict[IPNetwork, list[tuple[Rule, RulePrefix]]] = {}
+    """Warn once a rule about what an earlier line has with at least the same ports."""
+    seen: dict[IPNetwork | NamePattern, list[tuple[Rule, SourceLocation]]] = {}
     for rule in rules:
-        repeated: list[tuple[RulePrefix, RulePrefix]] = []
-        for prefix in rule.prefixes:
-            earlier = seen.setdefault(prefix.network, [])
-            first = next((p for r, p in earlier if _covers(r.ports, rule.ports)), None)
+        repeated: list[tuple[IPNetwork | NamePattern, SourceLocation, SourceLocation]] = []
+        for what, where in _entries(rule):
+            earlier = seen.setdefault(what, [])
+            first = next((w for r, w in earlier if covers(r.ports, rule.ports)), None)
             if first:
-                repeated.append((prefix, first))
+                repeated.append((what, where, first))
             elif len(earlier) < _COMPARED:
-                earlier.append((rule, prefix))
+                earlier.append((rule, where))
         if repeated:
-            prefix, first = repeated[0]
-            more = f", and {len(repeated) - 1} more" if len(repeated) > 1 else ""
-            text = f"{prefix.network} is already at {first.where}{more}"
-            yield LintWarning(prefix.where, rule.id, text)
+            what, where, first = repeated[0]
+            text = f"{what} is already at {first}{and_more(len(repeated))}"
+            yield LintWarning(where, rule.id, text)
 
 
-def _covers(wide: Sequence[PortRange], narrow: Sequence[PortRange]) -> bool:
-    return all(any(w.first <= n.first and n.last <= w.last for w in wide) for n in narrow)
+def _entries(rule: Rule) -> Iterator[tuple[IPNetwork | NamePattern, SourceLocation]]:
+    yield from ((prefix.network, prefix.where) for prefix in rule.prefixes)
+    yield from ((pattern.pattern, pattern.where) for pattern in rule.patterns)

@@ -19,18 +19,38 @@ from agentwall.flow.verdict import Verdict
 from agentwall.net.ports import PortRange
 from agentwall.policy.compile import extra_protocols
 from agentwall.policy.document import (
-    NAME_PATTERN,
+    HTTPS,
+    LISTS,
     AllowRule,
     DenyRule,
+    DnsDocument,
     InboundRule,
     PolicyDocument,
 )
-from agentwall.policy.extends import PolicyFile, default_search_path, gather, shipped_policies
-from agentwall.policy.model import Policy, PolicyTest, Rule, RulePrefix, Section
+from agentwall.policy.extends import (
+    List,
+    PolicyFile,
+    default_search_path,
+    gather,
+    shipped_policies,
+)
+from agentwall.policy.model import (
+    DnsSettings,
+    NameTerms,
+    Policy,
+    PolicyTest,
+    Rule,
+    RulePattern,
+    RulePrefix,
+    Section,
+)
 from agentwall.policy.problems import Problems, show
+from agentwall.policy.values import NAME_PATTERN
 
 MAX_EXTRA_PROTOCOLS = 8
 """``AW_MAX_PROTOCOLS`` of ``bpf/abi.h``."""
+
+_RuleDocument = AllowRule | DenyRule | InboundRule
 
 
 def load_policy(
@@ -65,8 +85,11 @@ def _merge(files: Sequence[PolicyFile]) -> Policy:
             for file, name in zip(files, names, strict=True)
             for rule in _rules(file, name, section)
         )
-        for section in Section
+        for section in LISTS
     }
+    dns = _dns(files)
+    if dns is None:
+        _check_no_names(rules[Section.ALLOW] + rules[Section.DENY])
     _check_protocols(rules[Section.ALLOW] + rules[Section.INBOUND])
     scalars = _inherited(files)
     contents = [content for file in files for content in file.contents]
@@ -79,6 +102,7 @@ def _merge(files: Sequence[PolicyFile]) -> Policy:
         allow=rules[Section.ALLOW],
         deny=rules[Section.DENY],
         inbound=rules[Section.INBOUND],
+        dns=dns,
         tests=_tests(own),
         files=tuple(dict.fromkeys(path for path, _ in contents)),
         digest=hashlib.sha256(b"".join(raw for _, raw in contents)).hexdigest(),
@@ -117,34 +141,101 @@ def _name_of_file(path: str) -> str:
 
 
 def _rules(file: PolicyFile, name: str, section: Section) -> list[Rule]:
-    documents: tuple[AllowRule | DenyRule | InboundRule, ...] = getattr(
-        file.document, section.value
-    )
+    documents: tuple[_RuleDocument, ...] = getattr(file.document, section.value)
     return [
         Rule(
             policy=name,
             section=section,
             index=index,
             prefixes=_prefixes(file, section, index, document),
-            ports=_ports(document.ports),
+            patterns=_patterns(file, section, index, document),
+            # Only an allow rule on names may be silent about them.
+            ports=_ports(document.ports or HTTPS),
             where=file.source.locate((section.value, index)),
             note=document.note or None,
+            terms=_terms(document),
+            is_proxy=document.origin == "proxy",
         )
         for index, document in enumerate(documents)
     ]
 
 
 def _prefixes(
-    file: PolicyFile, section: Section, index: int, document: AllowRule | DenyRule | InboundRule
+    file: PolicyFile, section: Section, index: int, document: _RuleDocument
 ) -> tuple[RulePrefix, ...]:
-    if document.cidr_file:
-        return file.lists[section, index]
-    where = file.source.locate((section.value, index, "cidr"))
-    return tuple(RulePrefix(network, where) for network in document.cidr)
+    where = file.source.locate((section.value, index, document.origin))
+    networks = document.cidr or (document.proxy if isinstance(document, AllowRule) else ())
+    listed = file.lists.get((section, index), List()).prefixes
+    return listed or tuple(RulePrefix(network, where) for network in networks)
+
+
+def _patterns(
+    file: PolicyFile, section: Section, index: int, document: _RuleDocument
+) -> tuple[RulePattern, ...]:
+    if isinstance(document, InboundRule):
+        return ()
+    where = file.source.locate((section.value, index, document.origin))
+    listed = file.lists.get((section, index), List()).patterns
+    return listed or tuple(RulePattern(pattern, where) for pattern in document.host)
+
+
+def _terms(document: _RuleDocument) -> NameTerms:
+    if not isinstance(document, AllowRule):
+        return NameTerms()
+    return NameTerms(
+        sni_optional=document.sni == "optional",
+        ech_outer=document.ech == "outer",
+        quic=document.quic == "allow",
+    )
 
 
 def _ports(entries: Sequence[tuple[PortRange, ...]]) -> tuple[PortRange, ...]:
     return tuple(dict.fromkeys(r for entry in entries for r in entry))
+
+
+def _dns(files: Sequence[PolicyFile]) -> DnsSettings | None:
+    """Return what the last file that sets each key of ``dns`` says; None without any."""
+    origin: dict[str, PolicyFile] = {}
+    last = None
+    for file in files:
+        if "dns" in file.document.model_fields_set:
+            last = file
+            origin |= dict.fromkeys(file.document.dns.model_fields_set, file)
+    if last is None:
+        return None
+    where = last.source.locate(("dns",), key=True)
+    if "servers" not in origin:
+        problem = "expected the addresses of name servers, here or in a base, got nothing"
+        raise PolicyError(where, "dns.servers", problem)
+    merged = DnsDocument().model_copy(
+        update={key: getattr(file.document.dns, key) for key, file in origin.items()}
+    )
+    source = origin["servers"].source
+    return DnsSettings(
+        servers=tuple(
+            RulePrefix(network, source.locate(("dns", "servers", index)))
+            for index, network in enumerate(merged.servers)
+            if network not in merged.servers[:index]
+        ),
+        search=tuple(dict.fromkeys(merged.search)),
+        names=merged.names,
+        min_ttl_s=merged.min_ttl,
+        max_addresses=merged.max_addresses,
+        where=where,
+    )
+
+
+def _check_no_names(rules: Sequence[Rule]) -> None:
+    """Refuse every rule on names: no answer would ever be believed."""
+    problems = Problems()
+    problem = (
+        "expected dns.servers in this policy: names count for the addresses that these servers "
+        "answer with"
+    )
+    for rule in rules:
+        if rule.patterns:
+            problems.add(rule.where, (rule.section.value, rule.index), problem)
+    problems.raise_any()
 
 
 def _check_protocols(rules: Sequence[Rule]) -> None:

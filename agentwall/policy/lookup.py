@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the most specific of many prefixes that holds an address."""
+"""Finds the most specific of many prefixes or patterns that holds an address or a name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentwall.net.domain import NameDepth
 from agentwall.net.endpoint import IPAddress
-from agentwall.policy.model import RulePrefix
+from agentwall.policy.model import RulePattern, RulePrefix
 
 _BITS = {4: 32, 6: 128}
 
@@ -34,4 +35,29 @@ class PrefixIndex:
             shift = bits - length
             if found := self._by_length[version, length].get(value >> shift << shift):
                 return found
+        return None
+
+
+class PatternIndex:
+    """Patterns by depth and name, so that a look-up costs a few probes per label of the name."""
+
+    def __init__(self, patterns: Sequence[RulePattern]) -> None:
+        self._by_depth: dict[NameDepth, dict[str, RulePattern]] = {d: {} for d in NameDepth}
+        for found in patterns:
+            self._by_depth[found.pattern.depth].setdefault(found.pattern.name, found)
+
+    def find(self, name: str) -> RulePattern | None:
+        """Return the pattern with the longest name that holds *name*, or None.
+
+        ``*.x`` goes before ``**.x``; of equal patterns the first one given is returned.
+        """
+        if found := self._by_depth[NameDepth.EXACT].get(name):
+            return found
+        _, _, above = name.partition(".")
+        if found := self._by_depth[NameDepth.LABEL].get(above):
+            return found
+        while above:
+            if found := self._by_depth[NameDepth.BELOW].get(above):
+                return found
+            _, _, above = above.partition(".")
         return None

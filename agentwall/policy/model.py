@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from agentwall.errors import SourceLocation
 from agentwall.flow.verdict import Mode, Verdict
-from agentwall.net.endpoint import Endpoint, IPNetwork
+from agentwall.net.domain import NamePattern
+from agentwall.net.endpoint import Endpoint, IPNetwork, NamedEndpoint
 from agentwall.net.ports import PortRange
 
 
@@ -19,6 +20,8 @@ class Section(enum.Enum):
     ALLOW = "allow"
     DENY = "deny"
     INBOUND = "inbound"
+    RESOLVER = "dns.servers"
+    """Of the rule that :attr:`DnsSettings.servers` stand for; no list in a file."""
 
 
 class Loopback(enum.Enum):
@@ -63,6 +66,50 @@ class RulePrefix:
     """In the policy file, or in the ``cidr_file``."""
 
 
+@dataclass(frozen=True, slots=True)
+class RulePattern:
+    """One name pattern of a rule, and the line it was written on."""
+
+    pattern: NamePattern
+    where: SourceLocation
+    """In the policy file, or in the ``host_file``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameTerms:
+    """On which terms a rule on names, or a proxy rule, allows."""
+
+    sni_optional: bool = False
+    """TLS without a server name passes."""
+    ech_outer: bool = False
+    """A TLS hello that is encrypted is judged by its outer name; otherwise it is refused."""
+    quic: bool = False
+    """QUIC passes."""
+
+
+class AskScope(enum.Enum):
+    """What ``dns.names`` says: which names may be asked for."""
+
+    ALLOWED_ONLY = "allowed-only"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsSettings:
+    """The ``dns`` key."""
+
+    servers: tuple[RulePrefix, ...]
+    """Single addresses: /32 and /128. At least one."""
+    search: tuple[str, ...] = ()
+    """Suffixes that resolvers append, as resolv.conf has them; in the one form of names."""
+    names: AskScope = AskScope.ALLOWED_ONLY
+    min_ttl_s: int = 60
+    """A learned address is good for its TTL, but for at least that long."""
+    max_addresses: int = 1000
+    """How many addresses one name may have at a time."""
+    where: SourceLocation
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One entry of ``allow``, ``deny`` or ``inbound``."""
@@ -72,14 +119,23 @@ class Rule:
     section: Section
     index: int
     """Position in that file's list, from 0."""
-    prefixes: tuple[RulePrefix, ...]
+    prefixes: tuple[RulePrefix, ...] = ()
+    patterns: tuple[RulePattern, ...] = ()
+    """A rule has prefixes (``cidr``, ``cidr_file``, ``proxy``), or patterns (``host``,
+    ``host_file``)."""
     ports: tuple[PortRange, ...]
     where: SourceLocation
     note: str | None = None
+    terms: NameTerms = NameTerms()
+    """Count for rules with patterns, and for proxies."""
+    is_proxy: bool = False
+    """Written as ``proxy``: what the hosts are asked for is judged by the other rules."""
 
     @property
     def id(self) -> str:
-        """``<policy>:allow[1]``."""
+        """``<policy>:allow[1]``; of the declared DNS servers ``<policy>:dns.servers``."""
+        if self.section is Section.RESOLVER:
+            return f"{self.policy}:{self.section.value}"
         return f"{self.policy}:{self.section.value}[{self.index}]"
 
 
@@ -87,7 +143,7 @@ class Rule:
 class PolicyTest:
     """One row of ``tests``: judged by the rules alone, whatever the mode."""
 
-    remote: Endpoint
+    remote: Endpoint | NamedEndpoint
     expect: Verdict
     where: SourceLocation
 
@@ -105,6 +161,7 @@ class Policy:
     allow: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     inbound: tuple[Rule, ...]
+    dns: DnsSettings | None = None
     tests: tuple[PolicyTest, ...]
     files: tuple[str, ...]
     """Every file that was read, the policy's own last."""

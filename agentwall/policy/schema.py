@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from agentwall.policy.document import (
     AllowRule,
     DenyRule,
+    DnsDocument,
     InboundRule,
     PolicyDocument,
     TestRow,
@@ -23,6 +24,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "A rule under `allow`": AllowRule,
     "A rule under `deny`": DenyRule,
     "A rule under `inbound`": InboundRule,
+    "The map under `dns`": DnsDocument,
     "A row under `tests`": TestRow,
 }
 
@@ -68,11 +70,13 @@ def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
 def _default(key: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if key == "ports":
-        return "everything"
     value = field.default
+    if key == "ports":
+        return "everything" if value else "beside names `[443]`, else required"
     # Enumerations stand for their value; what is empty is simply absent.
-    return f"`{getattr(value, 'value', value)}`" if value not in ("", ()) else ""
+    if value in ("", ()) or isinstance(value, BaseModel):
+        return ""
+    return f"`{_flow(getattr(value, 'value', value))}`"
 
 
 def _flow(value: object) -> str:
@@ -81,5 +85,5 @@ def _flow(value: object) -> str:
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
-    text = str(value)
-    return f'"{text}"' if ":" in text or "[" in text else text
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f'"{text}"' if ":" in text or "[" in text or text.startswith("*") else text

@@ -138,6 +138,8 @@ def _yaml_problem(err: yaml.YAMLError, path: str, text: str) -> PolicyError:
     mark = getattr(err, "problem_mark", None) or getattr(err, "context_mark", None)
     parts = (getattr(err, "context", None), getattr(err, "problem", None))
     problem = ", ".join(part for part in parts if part)
+    if "alias" in problem:
+        problem += " (quote text that begins with a star)"
     return PolicyError(_at(mark, path), "", f"expected YAML: {problem}")
 
 

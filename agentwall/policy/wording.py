@@ -11,23 +11,24 @@ from pydantic_core import ErrorDetails
 
 from agentwall.errors import SourceLocation
 from agentwall.policy.document import (
-    BASE_PATTERN,
     LATER_KEYS,
-    NAME_PATTERN,
-    PATH_PATTERN,
+    NO_PORTS,
     AllowRule,
     DenyRule,
+    DnsDocument,
     InboundRule,
     PolicyDocument,
     TestRow,
 )
 from agentwall.policy.problems import Problems, show
 from agentwall.policy.source import Source
+from agentwall.policy.values import BASE_PATTERN, NAME_PATTERN, PATH_PATTERN
 
 _ITEMS: Mapping[str, type[BaseModel]] = {
     "allow": AllowRule,
     "deny": DenyRule,
     "inbound": InboundRule,
+    "dns": DnsDocument,
     "tests": TestRow,
 }
 _EXPECTED = {
@@ -35,6 +36,7 @@ _EXPECTED = {
     "tuple_type": "a list",
     "model_type": "a map",
     "string_too_long": "a shorter text",
+    "bool_type": "true or false",
 }
 _EXPECTED_PATTERN = {
     f"^{NAME_PATTERN}$": "letters, digits, dots, dashes and underscores",
@@ -51,7 +53,7 @@ def validate(source: Source, problems: Problems) -> PolicyDocument | None:
         errors = err.errors(include_url=False)
     excused = {place for error in errors for place in _excused(error)}
     for error in sorted(errors, key=lambda e: _where(e, source)):
-        place = tuple(error["loc"])
+        place = _place(error)
         if place not in excused or error["type"] not in ("missing", "too_short"):
             text = _unknown_key(place) if _is_unknown(error) else _problem(error, place)
             problems.add(_where(error, source), place, text)
@@ -71,17 +73,26 @@ def _excused(error: ErrorDetails) -> Iterator[tuple[str | int, ...]]:
         yield place
 
 
+def _place(error: ErrorDetails) -> tuple[str | int, ...]:
+    place = tuple(error["loc"])
+    return (*place, error["ctx"]["key"]) if error["type"] == "at_key" else place
+
+
 def _is_unknown(error: ErrorDetails) -> bool:
     return error["type"] == "extra_forbidden"
 
 
 def _where(error: ErrorDetails, source: Source) -> SourceLocation:
-    return source.locate(error["loc"], key=_is_unknown(error))
+    # Of a key that does not belong beside another one, the key is what is wrong.
+    misplaced = error["type"] == "at_key" and error["ctx"]["key"] != "host"
+    return source.locate(_place(error), key=_is_unknown(error) or misplaced)
 
 
 def _unknown_key(place: tuple[str | int, ...]) -> str:
     if place[-1] in LATER_KEYS:
         return "not supported by this version of agentwall"
+    if place[0] == "inbound" and place[-1] in AllowRule.origins:
+        return "expected cidr or cidr_file: of who connects only the address is known"
     if meant := _meant_key(place):
         return f"unknown key; did you mean {meant}?"
     return f"unknown key; expected one of {', '.join(_model(place).model_fields)}"
@@ -100,12 +111,16 @@ def _problem(error: ErrorDetails, place: tuple[str | int, ...]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
+    if kind == "at_key":
+        return str(context["problem"])
     if kind == "missing":
         if place[-1] == "ports":
-            return "expected a list of ports ([any] opens every port), got nothing"
+            return NO_PORTS
         return "expected a value, got nothing"
     if kind == "too_short":
         return "expected at least one entry, got an empty list"
+    if kind == "too_long":
+        return f"expected at most {context['max_length']} entries, got {context['actual_length']}"
     got = show(error["input"])
     if kind in ("enum", "literal_error"):
         return f"expected {context['expected']}, got {got}"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentwall.net.destination import describe_destination, parse_destination
-from agentwall.net.endpoint import Endpoint, canonical
+from agentwall.net.destination import describe_destination, parse_destination, parse_target
+from agentwall.net.endpoint import Endpoint, NamedEndpoint, canonical
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,7 @@ def test_round_trip(address, port, protocol):
     remote = Endpoint(address, port if protocol in (6, 17) else 0, protocol)
 
     assert parse_destination(describe_destination(remote)) == remote
+    assert parse_target(describe_destination(remote)) == remote
 
 
 @given(st.text(max_size=40))
@@ -90,3 +91,73 @@ def test_any_text(text):
         return
 
     assert 0 <= found.port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "port", "protocol"),
+    [
+        ("hub.example.com:443", "hub.example.com", 443, 6),
+        ("tcp/hub.example.com:22", "hub.example.com", 22, 6),
+        ("udp/hub.example.com:53", "hub.example.com", 53, 17),
+        ("Hub.Example.COM.:443", "hub.example.com", 443, 6),
+        (
+            "b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example:443",
+            "xn--bcher-kva.example",
+            443,
+            6,
+        ),
+        ("db:5432", "db", 5432, 6),
+        ("10.0.0.1.example:80", "10.0.0.1.example", 80, 6),
+        ("icmp/hub.example.com", "hub.example.com", 0, 1),
+        ("ip/132/hub.example.com", "hub.example.com", 0, 132),
+    ],
+)
+def test_parse_named_target(text, name, port, protocol):
+    """A name stands where an address would, and comes back in its one form."""
+    found = parse_target(text)
+
+    assert found == NamedEndpoint(name, port, protocol)
+    assert parse_target(describe_destination(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hub.example.com",
+        "hub.example.com:",
+        "hub.example.com:0",
+        "hub.example.com:65536",
+        "hub.example.com:443 ",
+        "[hub.example.com]:443",
+        "icmp/[hub.example.com]",
+        "https://hub.example.com:443",
+        "*.example.com:443",
+        "hub..example.com:443",
+        "-hub.example.com:443",
+        "hub.example.com\0:443",
+        "10.0.0.256:80",
+        "10.0.0:80",
+        "0x7f000001:80",
+        "ip/6/hub.example.com",
+        "fe80::1:80",
+    ],
+)
+def test_refused_target(text):
+    """What is neither a name nor an address, with a port, is refused with what was expected."""
+    with pytest.raises(ValueError, match=r"^expected .*, got"):
+        parse_target(text)
+
+
+@given(st.text(max_size=40))
+def test_any_target(text):
+    """Any text is a target or a ValueError, and a target that is an address is a destination."""
+    try:
+        found = parse_target(text)
+    except ValueError:
+        return
+
+    if isinstance(found, Endpoint):
+        assert parse_destination(text) == found
+    else:
+        assert parse_target(describe_destination(found)) == found

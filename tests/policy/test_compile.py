@@ -17,9 +17,10 @@ from agentwall.net.endpoint import Endpoint, key_bytes
 from agentwall.net.ports import ANY, EVERYTHING, PortRange, parse_ports
 from agentwall.net.prefix import ipv4_inside
 from agentwall.net.reserved import ALL_BLOCKS
-from agentwall.policy.compile import compile_policy, find
+from agentwall.policy.compile import compile_policy, find, find_entry
 from agentwall.policy.evaluate import evaluate
 from agentwall.policy.model import (
+    DnsSettings,
     Loopback,
     LoopbackScope,
     OnError,
@@ -28,6 +29,7 @@ from agentwall.policy.model import (
     RulePrefix,
     Section,
 )
+from agentwall.policy.resolver import resolver_rule
 
 HERE = SourceLocation("random.yaml", 1, 1)
 PUBLIC = ("8.8.8.8", "203.0.113.7", "2001:db8::7", "2600:1f18::99", "::", "::1:0:0", "::2")
@@ -36,7 +38,8 @@ EMBEDDED = ("::ffff:10.1.2.3", "64:ff9b::808:808", "2002:a9fe:a9fe::1", "0.0.0.0
 ENTRIES = ("443", "80-443", "400-8000", "tcp/*", "udp/53", "udp/50-60", "icmp", "ip/132", "ip/47")
 
 
-def _policy(**sections) -> Policy:
+def _policy(servers=(), **sections) -> Policy:
+    found = tuple(RulePrefix(ip_network(text), HERE) for text in servers)
     rules = {name: sections.get(name, ()) for name in ("allow", "deny", "inbound")}
     return Policy(
         name="random",
@@ -44,6 +47,7 @@ def _policy(**sections) -> Policy:
         on_error=OnError.FAIL_CLOSED,
         refuse_with="EPERM",
         loopback=Loopback.DENY,
+        dns=DnsSettings(servers=found, where=HERE) if servers else None,
         tests=(),
         files=("random.yaml",),
         digest="",
@@ -90,17 +94,20 @@ def _rules(draw, section: Section, most: int):
     return tuple(found)
 
 
+SERVERS = ("8.8.8.8", "10.0.0.1", "169.254.169.254", "127.0.0.53", "2001:db8::7")
 POLICIES = st.builds(
-    lambda allow, deny, inbound: _policy(allow=allow, deny=deny, inbound=inbound),
-    _rules(Section.ALLOW, 6),
-    _rules(Section.DENY, 3),
-    _rules(Section.INBOUND, 3),
+    lambda servers, **rules: _policy(servers, **rules),
+    st.lists(st.sampled_from(SERVERS), max_size=2, unique=True),
+    allow=_rules(Section.ALLOW, 6),
+    deny=_rules(Section.DENY, 3),
+    inbound=_rules(Section.INBOUND, 3),
 )
 
 
 @st.composite
 def _flows(draw, policy: Policy):
-    rules = (*policy.allow, *policy.deny, *policy.inbound)
+    resolver = resolver_rule(policy)
+    rules = (*policy.allow, *policy.deny, *policy.inbound, *((resolver,) if resolver else ()))
     if not rules or draw(st.integers(0, 5)) == 0:
         texts = (*EMBEDDED, *map(str, POOL))
         address = ip_address(draw(st.sampled_from(texts)))
@@ -130,7 +137,10 @@ def _agree(policy: Policy, tables, direction: Direction, remote: Endpoint) -> No
     if found is None:
         assert (decision.verdict, decision.code) == (Verdict.DENY, ReasonCode.NO_RULE)
     else:
-        assert decision.rule is tables.rules[found.rule]
+        rule = tables.rules[found.rule]
+        is_resolver = rule.section is Section.RESOLVER
+        assert decision.rule == rule
+        assert decision.code is (ReasonCode.RESOLVER if is_resolver else ReasonCode.RULE)
         assert decision.verdict is (Verdict.ALLOW if found.allow else Verdict.DENY)
 
 
@@ -151,7 +161,9 @@ def test_shape(policy):
     """Tables keep every promise of agentwall/policy/tables.py."""
     tables = compile_policy(policy)
 
-    assert tables.rules == policy.deny + policy.allow + policy.inbound
+    resolver = resolver_rule(policy)
+    between = (resolver,) if resolver else ()
+    assert tables.rules == policy.deny + between + policy.allow + policy.inbound
     assert tables.interval_sets[0] == ()
     assert len(set(tables.interval_sets)) == len(tables.interval_sets)
     for entries in (tables.outbound, tables.inbound):
@@ -181,7 +193,7 @@ def test_no_entry_is_needless(policy):
                 e for e in reversed(entries[:at]) if _holds(e, entry.address, entry.prefix_length)
             )
 
-            assert above.interval_set != entry.interval_set
+            assert (above.interval_set, above.closed) != (entry.interval_set, entry.closed)
 
 
 V4 = key_bytes(ip_address("0.0.0.0"))[:12]
@@ -277,6 +289,62 @@ def test_protocols(section, entries, expected):
     rule = _rule(Section(section), 0, ["8.8.8.8"], ports)
 
     assert compile_policy(_policy(**{section: (rule,)})).protocols == expected
+
+
+def _closed(address, **sections) -> bool:
+    tables = compile_policy(_policy(["10.0.0.53"], **sections))
+    return find_entry(tables, Direction.OUT, Endpoint(ip_address(address), 443, 6)).closed
+
+
+@pytest.mark.parametrize(
+    ("address", "closed"),
+    [
+        ("8.8.8.8", False),
+        ("2600::1", False),
+        ("10.0.0.1", True),
+        ("10.0.0.53", True),  # a DNS server is not what a name stands for
+        ("10.9.9.9", True),  # nor is a proxy
+        ("127.0.0.1", True),
+        ("fd00::1", True),
+        ("172.16.1.1", False),
+        ("172.17.1.1", True),
+        ("172.32.1.1", False),
+        ("100.64.0.1", False),
+        ("100.100.100.200", True),  # a metadata service inside what an allow opens
+        ("169.254.169.254", False),  # opened itself
+        ("169.254.1.1", True),
+        ("192.168.1.1", True),  # a deny opens nothing
+    ],
+)
+def test_closed_blocks(address, closed):
+    """A reserved block is closed to names but for what an allow rule on addresses opens there."""
+    ports = parse_ports("22")
+    proxy = replace(_rule(Section.ALLOW, 3, ["10.9.9.9"], ports), is_proxy=True)
+    allow = (
+        _rule(Section.ALLOW, 0, ["0.0.0.0/0", "::/0"], ANY),
+        _rule(Section.ALLOW, 1, ["172.16.0.0/16", "100.64.0.0/10"], ports),
+        _rule(Section.ALLOW, 2, ["169.254.169.254"], ports),
+        proxy,
+    )
+    deny = (_rule(Section.DENY, 0, ["192.168.0.0/16"], ports),)
+
+    assert _closed(address, allow=allow, deny=deny) is closed
+
+
+def test_entries_for_blocks_only_where_names_are_learned():
+    """A closed block takes an entry, unless what surrounds it is as closed."""
+    outermost = [
+        block
+        for block in ALL_BLOCKS
+        if not any(
+            block != b and block.version == b.version and block.subnet_of(b) for b in ALL_BLOCKS
+        )
+    ]
+    roots_and_server = 3
+
+    assert len(compile_policy(_policy()).outbound) == 2
+    entries = compile_policy(_policy(["8.8.8.8"])).outbound
+    assert len(entries) == len(outermost) + roots_and_server
 
 
 def test_a_changed_table_is_noticed():

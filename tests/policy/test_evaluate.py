@@ -10,7 +10,7 @@ import pytest
 from agentwall.flow.verdict import Direction, ReasonCode, Verdict
 from agentwall.net.destination import parse_destination
 from agentwall.net.endpoint import Endpoint
-from agentwall.policy.evaluate import evaluate, loopback_scope, resolve_line
+from agentwall.policy.evaluate import evaluate, evaluate_name, loopback_scope, resolve_line
 from agentwall.policy.load import load_policy
 from agentwall.policy.model import LoopbackScope
 
@@ -207,3 +207,126 @@ def test_resolve_line(tmp_path):
     assert lines == {"8.8.8.8": 3, "8.8.8.9": 2, "2001:db8::1": 4}
     assert resolve_line(rule, ip_address("8.8.8.8")).path == str(tmp_path / "l.txt")
     assert resolve_line(rule, ip_address("9.9.9.9")) == rule.where
+
+
+NAMES = """\
+version: 1
+name: p
+dns: {servers: [10.0.0.53, 203.0.113.53]}
+allow:
+  - {host: "*.hub.example"}
+  - {host: x.hub.example, ports: [22, udp/443], sni: optional}
+  - {cidr: 192.168.7.0/24, ports: [8000]}
+  - {proxy: 10.0.0.5, ports: [3128]}
+  - {cidr: 203.0.113.53, ports: [udp/53]}
+  - {cidr: 203.0.113.99, ports: [443]}
+deny:
+  - {host: bad.hub.example}
+  - {cidr: 203.0.113.66}
+"""
+
+
+@pytest.fixture
+def by_name(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(NAMES)
+    return load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("to", "names", "verdict", "rule"),
+    [
+        ("203.0.113.7:443", [], "deny", None),
+        ("203.0.113.7:443", ["a.hub.example"], "allow", "p:allow[0]"),
+        ("203.0.113.7:443", ["hub.example"], "deny", None),
+        ("203.0.113.7:443", ["b.a.hub.example"], "deny", None),
+        ("203.0.113.7:22", ["a.hub.example"], "deny", None),
+        ("203.0.113.7:22", ["x.hub.example"], "allow", "p:allow[1]"),
+        ("udp/203.0.113.7:443", ["other", "x.hub.example"], "allow", "p:allow[1]"),
+        # a deny of either denies, whichever other names and rules there are
+        ("203.0.113.7:443", ["a.hub.example", "bad.hub.example"], "deny", "p:deny[0]"),
+        ("203.0.113.99:443", ["bad.hub.example"], "deny", "p:deny[0]"),
+        ("203.0.113.66:443", ["a.hub.example"], "deny", "p:deny[1]"),
+        # an allow by address goes before one by name
+        ("203.0.113.99:443", ["a.hub.example"], "allow", "p:allow[5]"),
+        # reserved blocks are opened by rules on addresses, for the ports of the name's own rules
+        ("10.0.0.9:443", ["a.hub.example"], "deny", None),
+        ("127.0.0.1:443", ["a.hub.example"], "deny", None),
+        ("169.254.169.254:443", ["a.hub.example"], "deny", None),
+        ("[fd00::1]:443", ["a.hub.example"], "deny", None),
+        ("192.168.7.1:443", ["a.hub.example"], "allow", "p:allow[0]"),
+        ("192.168.7.1:80", ["a.hub.example"], "deny", None),
+        ("192.168.8.1:443", ["a.hub.example"], "deny", None),
+        # a proxy opens only itself, and a DNS server too
+        ("10.0.0.5:443", ["a.hub.example"], "deny", None),
+        ("10.0.0.5:3128", [], "allow", "p:allow[3]"),
+        ("10.0.0.53:443", ["a.hub.example"], "deny", None),
+        ("10.0.0.53:53", [], "allow", "p:dns.servers"),
+        ("udp/203.0.113.53:53", [], "allow", "p:dns.servers"),
+        ("udp/10.0.0.54:53", [], "deny", None),
+        ("udp/203.0.113.53:53", ["bad.hub.example"], "deny", "p:deny[0]"),
+    ],
+)
+def test_names(by_name, to, names, verdict, rule):
+    """Denies come first, then DNS servers, then allows by address, then allows by name."""
+    decision = evaluate(
+        by_name,
+        direction=Direction.OUT,
+        remote=parse_destination(to),
+        loopback=LoopbackScope.CLOSED,
+        names=names,
+    )
+    found = decision.rule and decision.rule.id
+    named = decision.pattern is not None
+
+    assert (decision.verdict, found) == (Verdict(verdict), rule)
+    assert (decision.code is ReasonCode.RESOLVER) == (found == "p:dns.servers")
+    assert (decision.name in names) == named
+    assert (decision.where is None) == (rule is None)
+    assert decision.is_proxy == (found == "p:allow[3]")
+
+
+def test_what_a_decision_by_name_says(by_name):
+    """It carries the name, the most specific pattern and the terms of its rule."""
+    decision = evaluate_name(by_name, "x.hub.example", 6, 22)
+
+    assert (decision.name, str(decision.pattern.pattern)) == ("x.hub.example", "x.hub.example")
+    assert decision.where.line == 6
+    assert decision.terms.sni_optional
+    assert evaluate_name(by_name, "bad.hub.example", 6, 443).terms is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "verdict"),
+    [
+        ("allow: [{host: x.example}]", "x.example", "allow"),
+        ("allow: [{host: x.example}]", "y.example", "deny"),
+        ("allow: [{host: x.example}]\ndeny: [{host: '**.example'}]", "x.example", "deny"),
+        ("allow: [{cidr: any, ports: [443]}]", "y.example", "allow"),
+        ("allow: [{cidr: any, ports: [443]}]\ndeny: [{host: y.example}]", "y.example", "deny"),
+        ("allow: [{host: x.example}]\ndeny: [{cidr: any, ports: [443]}]", "x.example", "deny"),
+        # narrower prefixes, and those of IPv6 alone, are no ordinary address
+        ("allow: [{cidr: 8.0.0.0/8, ports: [443]}]", "y.example", "deny"),
+        ("allow: [{host: x.example}]\ndeny: [{cidr: 8.0.0.0/8}]", "x.example", "allow"),
+        ("allow: [{host: x.example}]\ndeny: [{cidr: '::/0'}]", "x.example", "allow"),
+    ],
+)
+def test_evaluate_name(tmp_path, rules, name, verdict):
+    """A name is judged as if it had resolved to an ordinary address outside."""
+    path = tmp_path / "p.yaml"
+    path.write_text(f"version: 1\ndns: {{servers: [10.0.0.53]}}\n{rules}\n")
+
+    assert evaluate_name(load_policy(path), name, 6, 443).verdict is Verdict(verdict)
+
+
+def test_resolve_line_of_a_name(tmp_path):
+    """The line of the most specific pattern, in the list it stands in."""
+    (tmp_path / "l.txt").write_text("# list\n**.hub.example\nx.hub.example # narrower\n")
+    path = tmp_path / "p.yaml"
+    path.write_text("version: 1\ndns: {servers: [10.0.0.53]}\nallow: [{host_file: l.txt}]\n")
+    (rule,) = load_policy(path).allow
+
+    assert resolve_line(rule, name="x.hub.example").line == 3
+    assert resolve_line(rule, ip_address("8.8.8.8"), "y.x.hub.example").line == 2
+    assert resolve_line(rule, ip_address("8.8.8.8")) == rule.where
+    assert resolve_line(rule, name="other") == rule.where

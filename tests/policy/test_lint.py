@@ -113,4 +113,4 @@ def test_empty_list(tmp_path):
     (tmp_path / "l.txt").write_text("# to do\n")
     found = _lint(tmp_path, f"deny: [{{cidr_file: l.txt}}]\n{TESTS}")
 
-    assert found == ["2:8: p:deny[0]: warning: matches nothing: its cidr_file is empty"]
+    assert found == ["2:8: p:deny[0]: warning: matches nothing: its list is empty"]

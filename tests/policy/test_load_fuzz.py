@@ -20,12 +20,17 @@ mode: audit
 on_error: degrade
 refuse_with: ECONNREFUSED
 extends: []
+dns: {servers: [10.20.0.2], search: [x.example], names: any, min_ttl: 9, max_addresses: 9}
 allow:
   - cidr: 10.20.0.0/24
     ports: [443, 8000-8010, "udp/53"]
     note: servers
   - {cidr: any, ports: [any]}
+  - {host: "*.bücher.example", sni: optional, ech: outer, quic: allow}
+  - {host: "**.s3.amazonaws.com", shared_suffix: true, ports: [443, udp/443]}
+  - {proxy: 10.0.0.5/32, ports: [3128]}
 deny:
+  - {host: "**.zip"}
   - cidr: 10.20.0.9
   - {cidr: "2001:db8::/32", ports: [any, 443]}
   - {cidr: any, ports: [icmp]}
@@ -70,7 +75,7 @@ def test_arbitrary_bytes(tmp_path, raw):
 PIECES = (
     *("&a ", "*a", "<<: ", "- ", "? ", ": ", "{", "}", "[", "]", "!!x ", "\n", "\t", '"', "'"),
     *("|\n", "null", "~", "1e3", "0x1", "any", "::/0", "-1", "\0", "..", '"\\0"'),
-    *("cidr_file: .", "extends: [p]", "extends: ['']"),
+    *("cidr_file: .", "host_file: .", "extends: [p]", "extends: ['']", "*.", "xn--", "\u3002"),
 )
 
 
@@ -103,18 +108,24 @@ YAML_VALUES = st.recursive(
         st.booleans(),
         st.integers(-5, 70_000),
         st.sampled_from(["any", "10.0.0.0/8", "443", "x", "", "a\0b", "../p", "icmp", "1.1.1.1:1"]),
+        st.sampled_from(["hub.example.com", "*.com", "**.github.io", "xn--a", "outer", "10.0.0.2"]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(["cidr", "cidr_file", "ports", "to", "expect", "note", "host"]),
+            st.sampled_from(
+                [
+                    *("cidr", "cidr_file", "ports", "to", "expect", "note", "host", "host_file"),
+                    *("proxy", "sni", "shared_suffix", "servers", "search", "names", "min_ttl"),
+                ]
+            ),
             inner,
             max_size=3,
         ),
     ),
     max_leaves=8,
 )
-KEYS = (*PolicyDocument.model_fields, "dns", "zzz")
+KEYS = (*PolicyDocument.model_fields, "match", "zzz")
 
 
 @FUZZ

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The index of prefixes against a plain search."""
+"""The indexes of prefixes and of patterns against a plain search."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentwall.errors import SourceLocation
-from agentwall.policy.lookup import PrefixIndex
-from agentwall.policy.model import RulePrefix
+from agentwall.net.domain import NameDepth, NamePattern, parse_pattern
+from agentwall.policy.lookup import PatternIndex, PrefixIndex
+from agentwall.policy.model import RulePattern, RulePrefix
 
 
 def prefixes(*texts):
@@ -66,3 +67,47 @@ def test_as_a_plain_search(given_prefixes, number):
     found = PrefixIndex(made).find(address)
 
     assert found == max(holding, key=lambda each: each.network.prefixlen, default=None)
+
+
+def patterns(*found: NamePattern):
+    return [
+        RulePattern(pattern, SourceLocation("list", line, 1))
+        for line, pattern in enumerate(found, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.b.example", 4),
+        ("c.b.example", 3),
+        ("d.c.b.example", 2),
+        ("b.example", 1),
+        ("e.example", 1),
+        ("example", None),
+        ("other", None),
+    ],
+)
+def test_the_most_specific_pattern_is_found(name, line):
+    """The longest name answers, and a star of one label goes before one of any number."""
+    texts = ("**.example", "**.b.example", "*.b.example", "a.b.example", "**.b.example")
+    found = PatternIndex(patterns(*map(parse_pattern, texts))).find(name)
+
+    assert (found.where.line if found else None) == line
+
+
+NAMES = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map(".".join)
+
+
+@given(st.lists(st.builds(NamePattern, NAMES, st.sampled_from(NameDepth))), NAMES)
+def test_patterns_as_a_plain_search(given_patterns, name):
+    """Any list of patterns and any name: as if each pattern were looked at."""
+    made = patterns(*given_patterns)
+    holding = [each for each in made if each.pattern.matches(name)]
+    found = PatternIndex(made).find(name)
+
+    assert found == max(
+        holding,
+        key=lambda each: (len(each.pattern.name), each.pattern.depth is NameDepth.LABEL),
+        default=None,
+    )

@@ -11,8 +11,11 @@ import pytest
 from rig.tree import ROOT
 
 from agentwall.errors import PolicyError
+from agentwall.flow.verdict import Direction
+from agentwall.net.endpoint import NamedEndpoint
 from agentwall.net.reserved import ALL_BLOCKS
 from agentwall.policy.document import LATER_KEYS
+from agentwall.policy.evaluate import evaluate, evaluate_name, loopback_scope
 from agentwall.policy.load import load_policy
 from agentwall.policy.schema import json_schema
 
@@ -20,11 +23,14 @@ DOCS = ROOT / "docs"
 SCHEMA = json.loads(json_schema())
 LEAST = {
     "AllowRule": {"cidr": "any", "ports": [443]},
+    "DnsDocument": {"servers": ["10.20.0.2"]},
     "DenyRule": {"cidr": "any"},
     "InboundRule": {"cidr": "any", "ports": [443]},
     "TestRow": {"to": "1.1.1.1:1", "expect": "deny"},
 }
 SECTION = {"AllowRule": "allow", "DenyRule": "deny", "InboundRule": "inbound", "TestRow": "tests"}
+ORIGINS = {"cidr", "cidr_file", "host", "host_file", "proxy"}
+NAME_TERMS = {"shared_suffix", "sni", "ech", "quic"}
 
 
 def _generator():
@@ -62,13 +68,18 @@ def _examples():
 @pytest.mark.parametrize(("model", "key", "example"), [*_examples()])
 def test_examples_load(tmp_path, model, key, example):
     """Every example of the reference is what the loader takes."""
-    document = {"version": 1}
-    if model:
+    document = {"version": 1, "dns": LEAST["DnsDocument"]}
+    if model == "DnsDocument":
+        document["dns"] = LEAST[model] | {key: example}
+    elif model:
         rule = dict(LEAST[model])
-        if key == "cidr_file":
+        if key in ORIGINS:
             del rule["cidr"]
+        elif key in NAME_TERMS:
+            rule = {"host": "hub.example.com"}
+        if key.endswith("_file"):
             (tmp_path / "lists").mkdir()
-            (tmp_path / example).write_text("1.1.1.1\n")
+            (tmp_path / example).write_text("1.1.1.1\n" if key == "cidr_file" else "a.example\n")
         document[SECTION[model]] = [rule | {key: example}]
     else:
         document[key] = example
@@ -129,13 +140,67 @@ def test_reference_lists_the_blocks():
         ) in reference
 
 
-def test_first_example_of_the_reference_loads(tmp_path):
-    """The policy that the reference opens with loads, and passes its tests."""
+RULES = [
+    {"cidr": "any"},
+    {"cidr": "any", "ports": [443]},
+    {"cidr": "any", "host": "a.example", "ports": [443]},
+    {"cidr": "any", "ports": [443], "sni": "optional"},
+    {"cidr_file": "l.txt", "ports": [443], "quic": "refuse"},
+    {"host": "a.example"},
+    {"host": "a.example", "ports": [5432], "sni": "optional", "shared_suffix": False},
+    {"host_file": "l.txt", "ech": "outer"},
+    {"host": "a.example", "host_file": "l.txt"},
+    {"proxy": "10.0.0.5"},
+    {"proxy": "10.0.0.5", "ports": [3128]},
+    {"proxy": "10.0.0.5", "ports": [3128], "ech": "outer"},
+    {"ports": [443]},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_rule_schema_agrees_with_the_loader(tmp_path, rule):
+    """An editor takes the same combinations of keys as the loader."""
+    schema = SCHEMA["$defs"]["AllowRule"]
+    fitting = [
+        way
+        for way in schema["oneOf"]
+        if set(way["required"]) <= set(rule)
+        and not any(rule.keys() & {key} for key in way.get("properties", {}))
+    ]
+    (tmp_path / "l.txt").write_text("# nothing\n")
+    path = tmp_path / "p.yaml"
+    document = {"version": 1, "dns": LEAST["DnsDocument"], "allow": [rule]}
+    path.write_text(json.dumps(document))
+    try:
+        loads = bool(load_policy(path).allow)
+    except PolicyError:
+        loads = False
+
+    assert (len(fitting) == 1) == loads
+
+
+def _reference_examples():
     reference = (DOCS / "policy-reference.md").read_text()
-    text = re.search(r"```yaml\n(.*?)```", reference, re.DOTALL)[1]
+    return re.findall(r"```yaml\n(.*?)```", reference, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(_reference_examples())))
+def test_examples_of_the_reference_hold(tmp_path, number):
+    """Every policy that the reference shows loads, and passes its tests."""
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "mirrors.txt").write_text("10.30.0.10\n")
+    (tmp_path / "lists" / "hosts.txt").write_text("db.example.com\n")
     path = tmp_path / "rl-rollout.yaml"
-    path.write_text(text)
+    path.write_text(_reference_examples()[number])
+    policy = load_policy(path)
 
-    assert len(load_policy(path).tests) == 3
+    assert policy.tests
+    for row in policy.tests:
+        remote = row.remote
+        if isinstance(remote, NamedEndpoint):
+            decision = evaluate_name(policy, remote.name, remote.protocol, remote.port)
+        else:
+            scope = loopback_scope(policy, own_netns=False)
+            decision = evaluate(policy, direction=Direction.OUT, remote=remote, loopback=scope)
+
+        assert decision.verdict is row.expect, str(row.where)
