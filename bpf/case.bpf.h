@@ -16,6 +16,7 @@
 #define AW_TCP_FIN  0x01
 #define AW_TCP_SYN  0x02
 #define AW_TCP_RST  0x04
+#define AW_TCP_URG  0x20
 
 /* enum tcp_state, include/net/tcp_states.h; a connected UDP socket is established. */
 #define AW_TCP_ESTABLISHED 1
@@ -27,6 +28,9 @@
 #define IPPROTO_UDP	   17
 #define IPPROTO_ICMPV6	   58
 #define IPPROTO_MPTCP	   262
+
+/* Bits of terms that no rule sets. */
+#define AW_CASE_BY_NAME 0x80 /* a name allows it, no address rule */
 
 /* Return values of every program here. */
 enum aw_action {
@@ -40,8 +44,12 @@ struct aw_case {
 	__u64 id; /* of the sandbox */
 	__u64 cookie; /* 0: not asked for yet */
 	__u64 now_ns; /* 0: not asked for yet */
+	__u64 name; /* of aw_known_key: what the remote was learned under; 0: none */
 	__u32 size; /* bytes of the packet; 0: none */
 	__u32 rule;
+	__u32 sequence; /* of a TCP segment */
+	__u16 start; /* where the payload of the packet begins */
+	__u16 options; /* bytes of TCP options before it */
 	__u16 remote_port;
 	__u16 local_port;
 	__u16 errno_;
@@ -55,7 +63,13 @@ struct aw_case {
 	__u8 icmp_type;
 	__u8 payload; /* 1: a TCP segment that carries data */
 	__u8 listening; /* 1: the packet belongs to a listener */
+	__u8 terms; /* AW_TERM_* >> AW_TERM_SHIFT, and AW_CASE_* */
+	__u8 said; /* 1: the name kept of the flow is what it said of itself */
+	__u8 closed; /* 1: a reserved block, where names open nothing */
 };
+
+_Static_assert(sizeof(struct aw_case) <= sizeof(((struct aw_work *)0)->about),
+	       "about is too small");
 
 /* The sandbox by the attach point, never by current: 0 means deny (see aw_sandbox_id). */
 static __always_inline __u64 aw_self(void)
@@ -70,6 +84,7 @@ static __always_inline void aw_rule_out(struct aw_case *c, __u8 verdict, __u8 re
 	c->verdict = verdict;
 	c->reason = reason;
 	c->rule = AW_NO_RULE;
+	c->terms = 0;
 }
 
 /* Each clock and cookie is asked for once, and only where it is needed. */

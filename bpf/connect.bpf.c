@@ -71,12 +71,10 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	bool keep;
 	int action;
 
-	if (sandbox->mode == AW_MODE_OBSERVE) {
-		c->direction = AW_DIRECTION_OUT;
-		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
-	} else {
-		aw_judge_out(ctx, sandbox, c);
-	}
+	if (sandbox->mode == AW_MODE_OBSERVE)
+		aw_observe_out(sandbox, aw_kept_name(socket, c), c);
+	else
+		aw_judge_out(ctx, sandbox, aw_kept_name(socket, c), c);
 	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_has_called(ctx, c))
 		return AW_ACTION_ALLOW; /* egress accounts for it */
 	aw_note_contact(ctx, sandbox, c);
@@ -127,6 +125,9 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 	socket = bpf_sk_storage_get(&aw_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
 		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
+	if (sandbox->netns && !(socket->flags & AW_SOCKET_HOME) &&
+	    bpf_get_netns_cookie(ctx) == sandbox->netns)
+		socket->flags |= AW_SOCKET_HOME;
 	if (c->protocol == IPPROTO_UDP && aw_is_loopback(&c->remote))
 		aw_read_local(ctx->sk, c);
 	if (connect && c->protocol == IPPROTO_UDP)

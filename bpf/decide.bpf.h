@@ -6,9 +6,7 @@
 #ifndef AGENTWALL_DECIDE_H
 #define AGENTWALL_DECIDE_H
 
-#include "case.bpf.h"
-
-#define AW_SEARCH_STEPS 18 /* binary search over at most 2^17 intervals */
+#include "names.bpf.h"
 
 static __always_inline struct aw_interval_set *aw_find_set(__u32 generation, __u8 direction,
 							   const union aw_address *remote)
@@ -22,42 +20,97 @@ static __always_inline struct aw_interval_set *aw_find_set(__u32 generation, __u
 	return bpf_map_lookup_elem(&aw_rules, &key);
 }
 
-/* Writes the verdict of the interval that holds *selector*; leaves *c* as it is if none does. */
-static __attribute__((noinline, unused)) int aw_search(const struct aw_interval_set *set,
-						       __u32 selector, struct aw_case *c)
+static __always_inline __u32 aw_selector(const struct aw_case *c, __u16 port)
 {
-	__u32 low = set->start;
-	__u32 left = set->count & ~AW_SET_PERMITS;
+	return (__u32)c->protocol << 16 | port;
+}
 
-	for (int i = 0; i < AW_SEARCH_STEPS && left; i++) {
-		__u32 middle = low + left / 2;
-		struct aw_interval *interval = bpf_map_lookup_elem(&aw_intervals, &middle);
-
-		if (!interval)
-			return 0;
-		if (selector < interval->first) {
-			left = left / 2;
-		} else if (selector > interval->last) {
-			left -= left / 2 + 1;
-			low = middle + 1;
-		} else {
-			c->verdict = interval->verdict;
-			c->reason = AW_REASON_RULE;
-			c->rule = interval->rule;
-			return 1;
-		}
-	}
-	return 0;
+static __always_inline void aw_take(struct aw_case *c, __u64 saying)
+{
+	c->verdict = saying & 0xff;
+	c->terms = (__u32)saying >> AW_TERM_SHIFT;
+	c->rule = saying >> 32;
+	c->reason = c->terms & AW_TERM_RESOLVER >> AW_TERM_SHIFT ? AW_REASON_RESOLVER :
+								   AW_REASON_RULE;
 }
 
 static __always_inline void aw_apply_rules(const struct aw_sandbox *sandbox, __u8 direction,
 					   __u16 port, struct aw_case *c)
 {
 	struct aw_interval_set *set = aw_find_set(sandbox->generation, direction, &c->remote);
+	__u64 saying = set ? aw_search(set->start, set->count, aw_selector(c, port)) : 0;
 
 	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
-	if (set)
-		aw_search(set, (__u32)c->protocol << 16 | port, c);
+	c->closed = set && set->count & AW_SET_CLOSED;
+	if (saying)
+		aw_take(c, saying);
+}
+
+/*
+ * Lays what is said of a name of the remote over *c*. A deny in either denies; an allow by address
+ * needs no name; of several rules of one kind the first one is named.
+ */
+static __always_inline void aw_take_name(struct aw_case *c, __u64 name, __u64 saying)
+{
+	bool allows = (saying & 0xff) == AW_VERDICT_ALLOW;
+
+	if (!saying || saying >> 32 >= c->rule || (allows && c->closed))
+		return;
+	if (allows && c->reason != AW_REASON_NO_RULE && !(c->terms & AW_CASE_BY_NAME))
+		return;
+	aw_take(c, saying);
+	c->name = name;
+	if (allows)
+		c->terms |= AW_CASE_BY_NAME;
+}
+
+/* Asks the rules for one name of the remote. Returns false if there was no memory to look. */
+static __always_inline bool aw_judge_name(const struct aw_sandbox *sandbox, struct aw_case *c,
+					  __u64 name)
+{
+	__u64 rules;
+
+	if (!c->name)
+		c->name = name;
+	if (!(sandbox->dns & AW_DNS_NAMES))
+		return true;
+	rules = aw_rules_of(c->id, name, sandbox->generation, sandbox->names);
+	if (rules == AW_NO_MEMORY)
+		return false;
+	aw_take_name(c, name, aw_search(rules, rules >> 32, aw_selector(c, c->remote_port)));
+	return true;
+}
+
+/*
+ * Asks the rules for the names under which the remote was learned. *kept* is the name by which the
+ * flow was opened: it counts as long as the flow lives, and alone where the flow said it. Returns
+ * false if a name had to be passed over for lack of memory.
+ */
+static __attribute__((noinline, unused)) bool aw_judge_names(const struct aw_sandbox *sandbox,
+							     __u64 kept, struct aw_case *c)
+{
+	struct aw_bound *bound;
+	__u64 said;
+
+	c->name = 0;
+	if (kept && !aw_judge_name(sandbox, c, kept))
+		return false;
+	if (kept && c->said)
+		return true;
+	said = aw_names_say(c->id, c->remote.halves[0], c->remote.halves[1],
+			    (__u64)sandbox->generation << 32 | aw_selector(c, c->remote_port),
+			    sandbox->names << 8 | sandbox->dns);
+	if (said == AW_NO_MEMORY)
+		return false;
+	bound = said ? aw_find_bound(c) : 0;
+	if (!bound)
+		return true;
+	kept = bound->names[AW_NAMED_PLACE(said)].name;
+	if (!c->name)
+		c->name = kept;
+	if (said & AW_NAMED_SAYING)
+		aw_take_name(c, kept, said >> 32 << 32 | (said & AW_NAMED_SAYING));
+	return true;
 }
 
 enum aw_receiver {
@@ -111,18 +164,36 @@ static __attribute__((noinline, unused)) int aw_receiver_of(void *ctx, const str
 	return receiver;
 }
 
-/* Judges a flow that the sandbox opens: to c->remote, c->remote_port. */
-static __always_inline void aw_judge_out(void *ctx, const struct aw_sandbox *sandbox,
+/* Judges a flow that the sandbox opens to c->remote, c->remote_port; *kept*: see aw_judge_names(). */
+static __always_inline void aw_judge_out(void *ctx, const struct aw_sandbox *sandbox, __u64 kept,
 					 struct aw_case *c)
 {
 	c->direction = AW_DIRECTION_OUT;
+	c->name = 0;
 	aw_apply_rules(sandbox, AW_DIRECTION_OUT, c->remote_port, c);
+	if (sandbox->dns & AW_DNS_DECLARED && !aw_judge_names(sandbox, kept, c))
+		aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_STORAGE);
 	if (c->reason != AW_REASON_NO_RULE || !aw_is_loopback(&c->remote))
 		return;
 	if (sandbox->loopback == AW_LOOPBACK_FREE ||
 	    (sandbox->loopback == AW_LOOPBACK_OWN_LISTENERS &&
 	     aw_receiver_of(ctx, c) == AW_RECEIVER_OWN))
 		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_LOOPBACK);
+}
+
+/* Judges nothing, but knows DNS servers and names: observe mode. */
+static __always_inline void aw_observe_out(const struct aw_sandbox *sandbox, __u64 kept,
+					   struct aw_case *c)
+{
+	c->direction = AW_DIRECTION_OUT;
+	c->name = 0;
+	if (sandbox->dns & AW_DNS_DECLARED) {
+		aw_apply_rules(sandbox, AW_DIRECTION_OUT, c->remote_port, c);
+		if (c->reason == AW_REASON_RESOLVER)
+			return;
+		aw_judge_names(sandbox, kept, c);
+	}
+	aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
 }
 
 /*
@@ -133,7 +204,8 @@ static __always_inline void aw_judge_out(void *ctx, const struct aw_sandbox *san
 static __always_inline bool aw_is_lasting(const struct aw_sandbox *sandbox, const struct aw_case *c)
 {
 	if (sandbox->loopback != AW_LOOPBACK_OWN_LISTENERS || !aw_is_loopback(&c->remote) ||
-	    c->reason == AW_REASON_RULE || c->reason == AW_REASON_OBSERVED)
+	    c->reason == AW_REASON_RULE || c->reason == AW_REASON_OBSERVED ||
+	    c->reason == AW_REASON_RESOLVER)
 		return true;
 	return c->verdict == AW_VERDICT_ALLOW && c->protocol == IPPROTO_TCP &&
 	       c->hook == AW_HOOK_EGRESS && !(c->tcp_flags & AW_TCP_SYN);
@@ -149,6 +221,28 @@ static __always_inline void aw_judge_in(const struct aw_sandbox *sandbox, struct
 		aw_apply_rules(sandbox, AW_DIRECTION_IN, c->local_port, c);
 }
 
+/* Says whether a name of c->remote permits some port. */
+static __attribute__((noinline, unused)) bool aw_names_permit(const struct aw_sandbox *sandbox,
+							      struct aw_case *c)
+{
+	struct aw_bound *bound = aw_find_bound(c);
+	__u64 now = aw_now(c);
+
+	if (!bound)
+		return false;
+	for (int i = 0; i < AW_NAMES_OF_ADDRESS; i++) {
+		__u64 rules;
+
+		if (!bound->names[i].name || bound->names[i].until_ns < now)
+			continue;
+		rules = aw_rules_of(c->id, bound->names[i].name, sandbox->generation,
+				    sandbox->names);
+		if (rules != AW_NO_MEMORY && rules >> 32 & AW_SET_PERMITS)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Says whether some port of c->remote is permitted. connect() on a UDP socket sends nothing, and
  * getaddrinfo() does one to every address it found, so it succeeds there and egress judges. Not
@@ -156,20 +250,22 @@ static __always_inline void aw_judge_in(const struct aw_sandbox *sandbox, struct
  * egress never sees it. There the port has to be the permitted one.
  */
 static __always_inline bool aw_permits_some_port(const struct aw_sandbox *sandbox,
-						 const struct aw_case *c)
+						 struct aw_case *c)
 {
 	struct aw_interval_set *set =
 		aw_find_set(sandbox->generation, AW_DIRECTION_OUT, &c->remote);
 
 	if (set && aw_is_many_v4(&c->remote)) {
-		struct aw_case exact = { .protocol = c->protocol };
+		__u64 exact = aw_search(set->start, set->count, aw_selector(c, c->remote_port));
 
-		aw_search(set, (__u32)c->protocol << 16 | c->remote_port, &exact);
-		return exact.verdict == AW_VERDICT_ALLOW;
+		return (exact & 0xff) == AW_VERDICT_ALLOW;
 	}
 	if (aw_is_loopback(&c->remote) && sandbox->loopback != AW_LOOPBACK_CLOSED)
 		return true;
-	return set && set->count & AW_SET_PERMITS;
+	if (set && set->count & AW_SET_PERMITS)
+		return true;
+	return sandbox->dns & AW_DNS_NAMES && !(set && set->count & AW_SET_CLOSED) &&
+	       aw_names_permit(sandbox, c);
 }
 
 #endif /* AGENTWALL_DECIDE_H */

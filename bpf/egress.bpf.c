@@ -3,7 +3,7 @@
  * The enforcer: the true destination of every packet of a socket made in the sandbox, whichever
  * system call, thread or timer sends it.
  */
-#include "skb.bpf.h"
+#include "say.bpf.h"
 
 #define AW_ICMP_ECHO   8
 #define AW_ICMPV6_ECHO 128
@@ -38,6 +38,9 @@ static __attribute__((noinline)) bool aw_judge_answer(struct __sk_buff *skb,
 
 	if (c->protocol != IPPROTO_UDP || !aw_has_called(skb, c))
 		return false;
+	if (sandbox->dns & AW_DNS_DECLARED && c->remote_port == AW_DNS_PORT &&
+	    aw_is_server(sandbox, c, &c->remote))
+		return false; /* it called under another policy */
 	c->direction = AW_DIRECTION_IN;
 	if (!aw_recall(socket, sandbox, c))
 		aw_judge_in(sandbox, c);
@@ -50,16 +53,46 @@ static __attribute__((noinline)) bool aw_judge_answer(struct __sk_buff *skb,
 	return false;
 }
 
+/*
+ * A DNS server on loopback whose port was rewritten after the request, as Docker does for
+ * 127.0.0.11: it stays a DNS server.
+ */
+static __attribute__((noinline)) int aw_judge_moved_server(const struct aw_sandbox *sandbox,
+							   const struct aw_socket *socket,
+							   struct aw_case *c)
+{
+	struct aw_interval_set *set;
+	__u64 saying;
+
+	if (socket->claimed_port != AW_DNS_PORT || c->remote_port == AW_DNS_PORT ||
+	    !aw_is_movable(&c->remote) || !aw_same_address(socket->claimed, &c->remote))
+		return 0;
+	if (c->verdict == AW_VERDICT_DENY && c->reason == AW_REASON_RULE)
+		return 0;
+	set = aw_find_set(sandbox->generation, AW_DIRECTION_OUT, &c->remote);
+	saying = set ? aw_search(set->start, set->count, aw_selector(c, AW_DNS_PORT)) : 0;
+	if (saying & AW_TERM_RESOLVER)
+		aw_take(c, saying);
+	return 0;
+}
+
 /* The rules decide, for the flow's direction. */
 static __always_inline void aw_judge(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
-				     struct aw_case *c)
+				     const struct aw_socket *socket, struct aw_case *c)
 {
+	if (c->direction == AW_DIRECTION_IN) {
+		if (sandbox->mode == AW_MODE_OBSERVE)
+			aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
+		else
+			aw_judge_in(sandbox, c);
+		return;
+	}
 	if (sandbox->mode == AW_MODE_OBSERVE)
-		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
-	else if (c->direction == AW_DIRECTION_IN)
-		aw_judge_in(sandbox, c);
+		aw_observe_out(sandbox, aw_kept_name(socket, c), c);
 	else
-		aw_judge_out(skb, sandbox, c);
+		aw_judge_out(skb, sandbox, aw_kept_name(socket, c), c);
+	if (sandbox->dns & AW_DNS_DECLARED && aw_is_loopback(&c->remote))
+		aw_judge_moved_server(sandbox, socket, c);
 }
 
 static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
@@ -68,7 +101,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 	if (c->listening) {
 		/* A SYN-ACK; ingress has reported the SYN. */
 		c->direction = AW_DIRECTION_IN;
-		aw_judge(skb, sandbox, c);
+		aw_judge(skb, sandbox, socket, c);
 		return aw_settle(sandbox, c);
 	}
 	if (c->protocol == IPPROTO_UDP && socket->direction == AW_DIRECTION_IN &&
@@ -83,7 +116,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 			return AW_ACTION_ALLOW;
 		return aw_settle(sandbox, c); /* reported when it was remembered */
 	}
-	aw_judge(skb, sandbox, c);
+	aw_judge(skb, sandbox, socket, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return aw_conclude(skb, sandbox, socket, c);
 	if (aw_is_parting_rst(socket, c) || aw_judge_answer(skb, sandbox, socket, c))
@@ -94,14 +127,30 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 	return aw_conclude(skb, sandbox, socket, c);
 }
 
-SEC("cgroup_skb/egress")
-int aw_egress(struct __sk_buff *skb)
+/* Says whether the content of the packet is judged as well. */
+static __always_inline bool aw_has_content(const struct aw_socket *socket, const struct aw_case *c)
+{
+	const __u8 judged = AW_CASE_BY_NAME | AW_TERM_RESOLVER >> AW_TERM_SHIFT |
+			    AW_TERM_PROXY >> AW_TERM_SHIFT;
+
+	if (c->verdict != AW_VERDICT_ALLOW || !(c->terms & judged) ||
+	    c->direction != AW_DIRECTION_OUT)
+		return false;
+	return c->protocol == IPPROTO_UDP ||
+	       (c->protocol == IPPROTO_TCP && (!(socket->flags & AW_SOCKET_ALL_SAID) ||
+					       c->terms & AW_TERM_RESOLVER >> AW_TERM_SHIFT));
+}
+
+#define AW_CONTENT_SHIFT 1 /* the terms on which it passes, where its content is judged as well */
+
+/* Judges where a packet goes. Returns enum aw_action, and above it the terms, see AW_CONTENT_SHIFT. */
+AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 {
 	struct aw_case c = { .hook = AW_HOOK_EGRESS, .id = aw_self() };
 	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
 	struct bpf_sock *sk = skb->sk;
 	struct aw_socket *socket;
-	int refused;
+	int refused, action;
 
 	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk))) {
 		AW_COUNT(c.id, denied);
@@ -121,5 +170,21 @@ int aw_egress(struct __sk_buff *skb)
 	    (c.protocol == IPPROTO_ICMPV6 && c.icmp_type != AW_ICMPV6_ECHO))
 		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
 	aw_note_socket(socket, sk->state, &c);
-	return aw_judge_packet(skb, sandbox, socket, &c);
+	if (aw_is_forged(sandbox, &c) && sandbox->mode != AW_MODE_OBSERVE)
+		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_FORGED);
+	action = aw_judge_packet(skb, sandbox, socket, &c);
+	if (action == AW_ACTION_ALLOW && aw_has_content(socket, &c))
+		action |= c.terms << AW_CONTENT_SHIFT;
+	return action;
+}
+
+/* Its own frame is small: what is judged of the content needs nearly all of the stack. */
+SEC("cgroup_skb/egress")
+int aw_egress(struct __sk_buff *skb)
+{
+	int passes = aw_judge_destination(skb);
+
+	if (passes >> AW_CONTENT_SHIFT)
+		passes = aw_speak(skb, aw_self(), passes >> AW_CONTENT_SHIFT);
+	return passes & AW_ACTION_ALLOW;
 }

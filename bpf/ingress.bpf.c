@@ -3,7 +3,7 @@
  * Who may reach a socket of the sandbox, and the state that lets answers out. Never an egress
  * control: data in a Fast Open SYN has left by then.
  */
-#include "skb.bpf.h"
+#include "learn.bpf.h"
 
 /* Segments of a flow: the SYN was judged at its listener, the flow itself at egress. */
 static __always_inline int aw_take_segment(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
@@ -16,6 +16,8 @@ static __always_inline int aw_take_segment(struct __sk_buff *skb, const struct a
 		else if (c->verdict != AW_VERDICT_ALLOW)
 			return aw_settle(sandbox, c);
 		aw_flush_when_due(socket, c);
+		if (c->direction == AW_DIRECTION_OUT && socket->reason == AW_REASON_RESOLVER)
+			return aw_hear(skb, sandbox, socket, c);
 		return AW_ACTION_ALLOW;
 	}
 	if (sandbox->mode == AW_MODE_OBSERVE)
@@ -60,7 +62,12 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 	c->direction = AW_DIRECTION_OUT;
 	if (aw_recall(socket, sandbox, c) &&
 	    (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE))
-		return AW_ACTION_ALLOW;
+		return c->reason == AW_REASON_RESOLVER ? aw_hear(skb, sandbox, socket, c) :
+							 AW_ACTION_ALLOW;
+	/* Never a caller, though a rule lets in anyone: it could be sent what is no question. */
+	if (sandbox->dns & AW_DNS_DECLARED && c->remote_port == AW_DNS_PORT &&
+	    aw_is_server(sandbox, c, &c->remote))
+		return aw_hear(skb, sandbox, socket, c);
 	c->direction = AW_DIRECTION_IN;
 	if (aw_recall(socket, sandbox, c)) {
 		if (c->verdict != AW_VERDICT_ALLOW)
@@ -69,14 +76,18 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 		aw_flush_when_due(socket, c);
 		return AW_ACTION_ALLOW;
 	}
-	if (sandbox->mode == AW_MODE_OBSERVE)
-		return AW_ACTION_ALLOW;
-	aw_judge_in(sandbox, c);
-	if (c->verdict == AW_VERDICT_ALLOW) {
-		aw_note_caller(skb, c);
-		return aw_conclude(skb, sandbox, socket, c);
+	if (sandbox->mode == AW_MODE_OBSERVE) {
+		aw_observe_out(sandbox, 0, c);
+	} else {
+		aw_judge_in(sandbox, c);
+		if (c->verdict == AW_VERDICT_ALLOW) {
+			aw_note_caller(skb, c);
+			return aw_conclude(skb, sandbox, socket, c);
+		}
+		aw_judge_out(skb, sandbox, aw_kept_name(socket, c), c);
 	}
-	aw_judge_out(skb, sandbox, c);
+	if (c->reason == AW_REASON_RESOLVER)
+		return aw_hear(skb, sandbox, socket, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
 	return aw_turn_away(skb, sandbox, socket, c);
@@ -88,7 +99,7 @@ static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_
 {
 	if (sandbox->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
-	aw_judge_out(skb, sandbox, c);
+	aw_judge_out(skb, sandbox, 0, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
 	return aw_turn_away(skb, sandbox, socket, c);

@@ -8,6 +8,12 @@
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 
+/*
+ * On a function that is neither static nor inlined: the verifier looks at it once, on its own, for
+ * whatever numbers it is given, instead of once for each call.
+ */
+#define AW_GLOBAL __attribute__((noinline))
+
 #ifdef AW_DEFINE_MAPS
 #define AW_MAP
 #else
@@ -21,6 +27,8 @@
  */
 AW_MAP const volatile __u64 aw_test_sandbox;
 AW_MAP const volatile __u8 aw_have_set_retval; /* bpf_set_retval: Linux 5.18 and later */
+AW_MAP const volatile __u32 aw_belt_mark; /* secret skb->mark of what aw_belt answers; 0: no belt */
+AW_MAP const volatile __u64 aw_hash_seed; /* of the hashes of names: see message.bpf.h */
 
 /*
  * The sandbox a link was attached for. The kernel makes the entry, zeroed, at attach: 0 means deny.
@@ -54,10 +62,163 @@ AW_MAP struct {
 	__type(value, struct aw_interval);
 } aw_intervals SEC(".maps");
 
+/* What the rules say of names. */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct aw_name_key);
+	__type(value, struct aw_name_rules);
+} aw_names SEC(".maps");
+
+/* The names that sandboxes resolved, and what they were resolved to. User space removes what is old. */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct aw_known_key);
+	__type(value, struct aw_known);
+} aw_known SEC(".maps");
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct aw_bound_key);
+	__type(value, struct aw_bound);
+} aw_bound SEC(".maps");
+
+/* Longer ones are refused. */
+#define AW_HELLO_LEN 4096 /* of a TLS ClientHello with its record headers */
+#define AW_HEAD_LEN  8192 /* of an HTTP request up to its empty line */
+
+/*
+ * How far the bytes that one TCP socket sends were read: see hello.bpf.h. Nothing is kept of them but
+ * the names they say.
+ */
+struct aw_hello {
+	__u64 skip; /* bytes that say nothing, before the next one that does */
+	__u64 words[3]; /* a method or the name of a header: its first 24 bytes, 8 in each */
+	__u64 body; /* Content-Length */
+	__u32 expected; /* TCP sequence number of the next byte to read */
+	__u32 taken; /* bytes read of the ClientHello or the request */
+	__u32 value; /* the number that is being read */
+	__u32 record; /* bytes left of the TLS record */
+	__u32 message; /* bytes left of the ClientHello */
+	__u16 port; /* that CONNECT or an absolute target names; 0: none */
+	__u16 length; /* of text */
+	__u16 kept; /* length of name; 0: the target names none */
+	__u16 at; /* where in a word, a field or a line the next byte stands */
+	__u8 begun; /* 1: expected is known */
+	__u8 phase; /* enum aw_phase */
+	__u8 need; /* bytes missing of the number or name */
+	__u8 records; /* TLS records begun */
+	__u8 kind; /* enum aw_kind */
+	__u8 marks; /* AW_MARK_* */
+	__u8 form; /* of the request's target */
+	__u8 target; /* enum aw_said of the target's host */
+	__u8 host; /* ... of the Host header or the server name */
+	__u8 header; /* which header the value belongs to */
+	__u8 tunnel; /* 1: behind a CONNECT to what name holds */
+	__u8 refused; /* 1: nothing may follow */
+	__u8 label; /* bytes of the label that is being read */
+	__u8 signs; /* what a name holds */
+	__u8 mode; /* what part of an authority is read */
+	__u8 _pad;
+	__u8 text[256]; /* the name being read; zeros follow it */
+	__u8 name[256]; /* of the target; zeros follow it */
+};
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_hello);
+} aw_hellos SEC(".maps");
+
+#define AW_MESSAGE_LEN 4096 /* of a DNS message: longer ones are read so far */
+#define AW_ANSWERS     32 /* addresses taken from one message */
+
+struct aw_answer {
+	__u8 address[16];
+	__u32 ttl_s;
+	__u32 _pad;
+};
+
+#define AW_RECORDS 64 /* walked of one DNS answer */
+#define AW_CHAIN   16 /* names that one question can lead to, itself among them */
+
+/* A record of an answer that may say something: A, AAAA or CNAME. Names are hashes; 0: no name. */
+struct aw_record {
+	__u64 owner;
+	__u64 target; /* of a CNAME */
+	__u32 ttl_s;
+	__u16 data; /* where its data begins in the message */
+	__u8 kind; /* as answer.bpf.c counts them */
+	__u8 taken; /* its owner is in the chain */
+};
+
+/*
+ * Memory to read one name or message in, for the time of one program run. Not per CPU: a program can
+ * be preempted by another run of itself there. See aw_claim_work().
+ */
+struct aw_work {
+	struct bpf_spin_lock lock;
+	__u32 taken;
+	__u64 hash; /* of the name in key, see aw_known_key */
+	__u32 size; /* bytes of message; at most AW_MESSAGE_LEN */
+	__u16 id; /* of the DNS message, host byte order */
+	__u16 type; /* of the question */
+	__u16 length; /* of key.text */
+	__u8 protocol; /* that brought the message */
+	__u8 _pad;
+	__u32 at; /* where the reader stands in message */
+	__u32 left;
+	__u32 answers;
+	struct aw_name_key key; /* the name in question; prefixlen covers it, table is the caller's */
+	__u32 spare[6];
+	struct aw_hello hello; /* a copy of the socket's, while its bytes are read */
+	struct aw_name_key rest; /* of key, without a suffix */
+	struct aw_answer answer[AW_ANSWERS];
+	/* Room for a struct aw_known and a struct aw_bound, whose locks a value cannot hold. */
+	__u64 known[36];
+	__u64 bound[17];
+	__u64 about[24]; /* a struct aw_case: more than the stack has room for */
+	__u64 event[50]; /* a struct aw_name_event */
+	__u64 chain[AW_CHAIN]; /* hashes of the names that the question leads to */
+	/* From here on answer.bpf.c's own. */
+	__u64 name; /* hash of an owner or a target */
+	__u32 octets; /* of that name, so far */
+	__u32 dotted; /* a label of it has a dot in it */
+	__u32 floor; /* where its present run of labels begins: pointers must lead below */
+	__u32 jumps;
+	__u32 after; /* what follows the name; 0: it has not ended or jumped yet */
+	__u32 records;
+	__u32 links; /* of chain */
+	__u32 _pad2;
+	struct aw_record record[AW_RECORDS];
+	__u8 message[AW_MESSAGE_LEN];
+};
+
+#define AW_WORKS 256 /* a power of two */
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AW_WORKS);
+	__type(key, __u32);
+	__type(value, struct aw_work);
+} aw_works SEC(".maps");
+
 #define AW_SOCKET_LISTENER  0x1 /* seen listening; set in a clone: that socket was accepted */
 #define AW_SOCKET_PERMITTED 0x2 /* a packet of the flow was once permitted: its RST may pass */
 #define AW_SOCKET_RELEASED  0x4 /* the application closed it; the kernel may still send */
-#define AW_SOCKET_USER	    0x8 /* made by socket() or accept(): sock_release will tell of its end */
+/* Addresses that one sandbox can have learned at a time; half of that under names it may not reach. */
+#define AW_BOUND_LIMIT	   32768
+
+#define AW_SOCKET_SAID	   0x20 /* name is what the flow said, not what the address was learned under */
+#define AW_SOCKET_ALL_SAID 0x40 /* nothing more is to be listened to */
+#define AW_SOCKET_HOME	   0x10 /* made in the network namespace of the sandbox's admission */
+#define AW_SOCKET_USER	   0x8 /* made by socket() or accept(): sock_release will tell of its end */
 
 /*
  * What is known of one socket: the last verdict, which counts only for exactly the protocol, remote
@@ -72,6 +233,7 @@ struct aw_socket {
 	__u64 bytes_out; /* since the last flush */
 	__u64 bytes_in;
 	__u64 remote[2];
+	__u64 name; /* that the remote was learned under; outlives its expiry as long as the flow */
 	__u64 claimed[2]; /* what the application asked for in connect or sendmsg */
 	__u32 rule;
 	__u32 pid;
@@ -85,6 +247,7 @@ struct aw_socket {
 	__u8 direction;
 	__u8 mode; /* under which the verdict was reported */
 	__u8 flags; /* AW_SOCKET_* */
+	__u8 terms; /* of the verdict: see struct aw_case */
 	char comm[AW_COMM_LEN];
 };
 
@@ -94,6 +257,47 @@ AW_MAP struct {
 	__type(key, int);
 	__type(value, struct aw_socket);
 } aw_sockets SEC(".maps");
+
+/* The questions a socket asked that may still be answered. */
+#define AW_QUESTIONS 32
+
+struct aw_question {
+	__u64 name; /* hash; 0: none */
+	__u16 id;
+	__u16 type;
+	__u32 _pad;
+};
+
+struct aw_asked {
+	struct bpf_spin_lock lock;
+	__u32 next; /* questions[next % AW_QUESTIONS] is overwritten next */
+	struct aw_question questions[AW_QUESTIONS];
+};
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_asked);
+} aw_asked SEC(".maps");
+
+/* DNS over one TCP connection, both ways. */
+struct aw_stream {
+	__u32 out_next; /* sequence number up to which questions were judged */
+	__u32 in_next; /* and of the answers */
+	__u32 have; /* bytes of the current answer that came, those of its length included */
+	__u8 prefix[2]; /* those two */
+	__u8 _pad[2];
+	/* Half of it is used: the verifier adds the most that place and length can each be. */
+	__u8 message[2 * AW_MESSAGE_LEN];
+};
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_stream);
+} aw_streams SEC(".maps");
 
 /* A remote that sent a datagram which an inbound rule permits; it may be answered for a while. */
 struct aw_peer_key {
@@ -136,5 +340,13 @@ AW_MAP struct {
 	__type(key, __u64);
 	__type(value, struct aw_counters);
 } aw_counters SEC(".maps");
+
+/* Where aw_belt stands: egress may mark what leaves there. Value: AW_BELT_*. */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct aw_belt_key);
+	__type(value, __u32);
+} aw_belts SEC(".maps");
 
 #endif /* AGENTWALL_MAPS_H */

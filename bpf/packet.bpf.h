@@ -29,7 +29,10 @@ static __always_inline int aw_parse_l4(struct __sk_buff *skb, __u32 offset, bool
 		if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)) || tcp.doff < 5)
 			return AW_REASON_MALFORMED;
 		c->tcp_flags = ((__u8 *)&tcp)[13];
-		c->payload = skb->len > offset + tcp.doff * 4;
+		c->start = offset + tcp.doff * 4;
+		c->options = (tcp.doff - 5) * 4;
+		c->payload = skb->len > c->start;
+		c->sequence = bpf_ntohl(tcp.seq);
 		near = tcp.source;
 		far = tcp.dest;
 	} else if (c->protocol == IPPROTO_UDP) {
@@ -37,6 +40,7 @@ static __always_inline int aw_parse_l4(struct __sk_buff *skb, __u32 offset, bool
 
 		if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
 			return AW_REASON_MALFORMED;
+		c->start = offset + sizeof(udp);
 		near = udp.source;
 		far = udp.dest;
 	} else if (c->protocol == IPPROTO_ICMP || c->protocol == IPPROTO_ICMPV6) {
@@ -131,9 +135,14 @@ static __always_inline bool aw_parse_plain(struct __sk_buff *skb, bool egress, s
 		if ((void *)(tcp + 1) > end || tcp->doff < 5)
 			return false;
 		c->tcp_flags = ((__u8 *)tcp)[13];
-		c->payload = skb->len > ((void *)tcp - start) + tcp->doff * 4;
+		c->start = ((void *)tcp - start) + tcp->doff * 4;
+		c->options = (tcp->doff - 5) * 4;
+		c->payload = skb->len > c->start;
+		c->sequence = bpf_ntohl(tcp->seq);
 	} else if (c->protocol != IPPROTO_UDP || (void *)tcp + sizeof(struct udphdr) > end) {
 		return false;
+	} else {
+		c->start = ((void *)tcp - start) + sizeof(struct udphdr);
 	}
 	near = tcp->source; /* UDP's ports lie in the same place */
 	far = tcp->dest;

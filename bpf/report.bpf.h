@@ -13,31 +13,14 @@ static __always_inline void aw_note_task(struct aw_socket *socket)
 	bpf_get_current_comm(socket->comm, sizeof(socket->comm));
 }
 
-/*
- * Sends one event: to aw_denials what was or would be refused, to aw_flows the first sight of what
- * passes. *socket*, if not NULL, says which task it is.
- */
-static __attribute__((noinline, unused)) int aw_report(struct aw_case *c, __u32 generation,
-						       const struct aw_socket *socket)
+static __always_inline void aw_fill_event(struct aw_event *event, struct aw_case *c,
+					  __u32 generation, const struct aw_socket *socket)
 {
-	bool denied = c->verdict != AW_VERDICT_ALLOW;
-	struct aw_event *event;
-
-	if (denied)
-		event = bpf_ringbuf_reserve(&aw_denials, sizeof(*event), 0);
-	else
-		event = bpf_ringbuf_reserve(&aw_flows, sizeof(*event), 0);
-	if (!event) {
-		if (denied)
-			AW_COUNT(c->id, lost_denials);
-		else
-			AW_COUNT(c->id, lost_flows);
-		return 0;
-	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time_ns = aw_now(c);
 	event->sandbox = c->id;
 	event->cookie = c->cookie;
+	event->name = c->name;
 	__builtin_memcpy(event->remote, &c->remote, sizeof(event->remote));
 	__builtin_memcpy(event->local, &c->local, sizeof(event->local));
 	event->generation = generation;
@@ -61,8 +44,46 @@ static __attribute__((noinline, unused)) int aw_report(struct aw_case *c, __u32 
 			event->claimed_port = socket->claimed_port;
 		}
 	}
+}
+
+/*
+ * Sends one event: to aw_denials what was or would be refused, to aw_flows the first sight of what
+ * passes. *socket*, if not NULL, says which task it is.
+ */
+static __attribute__((noinline, unused)) int aw_report(struct aw_case *c, __u32 generation,
+						       const struct aw_socket *socket)
+{
+	bool denied = c->verdict != AW_VERDICT_ALLOW;
+	struct aw_event *event;
+
+	if (denied)
+		event = bpf_ringbuf_reserve(&aw_denials, sizeof(*event), 0);
+	else
+		event = bpf_ringbuf_reserve(&aw_flows, sizeof(*event), 0);
+	if (!event) {
+		if (denied)
+			AW_COUNT(c->id, lost_denials);
+		else
+			AW_COUNT(c->id, lost_flows);
+		return 0;
+	}
+	aw_fill_event(event, c, generation, socket);
 	bpf_ringbuf_submit(event, 0);
 	return 0;
+}
+
+/* Sends an event about the name in *work*, which was asked, answered or said. */
+static __always_inline void aw_report_name(struct aw_case *c, __u32 generation,
+					   const struct aw_socket *socket, struct aw_work *work)
+{
+	struct aw_name_event *event = (void *)work->event;
+
+	aw_fill_event(&event->event, c, generation, socket);
+	event->type = work->type;
+	event->length = work->length;
+	aw_copy_text(event->text, work->key.text);
+	if (bpf_ringbuf_output(&aw_denials, event, sizeof(*event), 0))
+		AW_COUNT(c->id, lost_denials);
 }
 
 /*

@@ -38,6 +38,8 @@ int aw_sock_create(struct bpf_sock *ctx)
 	} else {
 		socket->sandbox = c.id;
 		socket->flags = AW_SOCKET_USER;
+		if (sandbox->netns && bpf_get_netns_cookie(ctx) == sandbox->netns)
+			socket->flags |= AW_SOCKET_HOME;
 		aw_note_task(socket);
 		if (sandbox->mode == AW_MODE_OBSERVE ||
 		    aw_is_permitted_type(sandbox, ctx->type, ctx->protocol))

@@ -8,7 +8,7 @@
 #ifndef AGENTWALL_SOCKET_H
 #define AGENTWALL_SOCKET_H
 
-#include "case.bpf.h"
+#include "names.bpf.h"
 #include "report.bpf.h"
 
 #define AW_FLUSH_JIFFIES 2500 /* 2.5 to 25 s: how far the table may lag behind a live flow */
@@ -16,6 +16,7 @@
 static __always_inline void aw_flow_key_of(const struct aw_socket *socket, struct aw_flow_key *key)
 {
 	key->sandbox = socket->sandbox;
+	key->name = socket->name;
 	__builtin_memcpy(key->remote, socket->remote, sizeof(key->remote));
 	key->generation = socket->generation;
 	key->rule = socket->rule;
@@ -35,6 +36,15 @@ static __always_inline bool aw_is_passing(const struct aw_socket *socket)
 	       (socket->verdict == AW_VERDICT_ALLOW || socket->mode != AW_MODE_ENFORCE);
 }
 
+/* Keeps the name of a flow that lives: user space removes those not seen for long. */
+static __always_inline void aw_see_name(const struct aw_socket *socket, __u64 now)
+{
+	struct aw_known *known = aw_find_known(socket->sandbox, socket->name);
+
+	if (known)
+		known->seen_ns = now;
+}
+
 /* Moves the socket's counters into the flow table. */
 static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket, __u64 now)
 {
@@ -46,6 +56,9 @@ static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket, 
 	out = socket->bytes_out;
 	in = socket->bytes_in;
 	since = socket->since_ns;
+	/* What is refused after it was counted, and flushed, is owed until more has passed. */
+	if ((__s64)out < 0)
+		out = 0;
 	/* Subtracted, not cleared: packets are counted without the lock. */
 	__sync_fetch_and_add(&socket->bytes_out, -out);
 	__sync_fetch_and_add(&socket->bytes_in, -in);
@@ -72,6 +85,8 @@ static __attribute__((noinline, unused)) int aw_flush(struct aw_socket *socket, 
 	__sync_fetch_and_add(&flow->bytes_in, in);
 	__sync_fetch_and_add(&flow->duration_ns, now - since);
 	flow->last_ns = now;
+	if (socket->name)
+		aw_see_name(socket, now);
 	return 0;
 }
 
@@ -85,6 +100,7 @@ static __attribute__((noinline, unused)) int aw_account(const struct aw_socket *
 	struct aw_flow fresh = { .sockets = 1, .uid = socket->uid };
 	struct aw_flow_key key = {
 		.sandbox = c->id,
+		.name = c->name,
 		.generation = generation,
 		.rule = c->rule,
 		.pid = socket->pid,
@@ -121,6 +137,7 @@ static __always_inline void aw_forget(struct aw_socket *socket, struct aw_case *
 		aw_flush(socket, aw_now(c));
 	socket->generation = 0;
 	socket->sandbox = c->id;
+	socket->name = 0;
 	socket->claimed_port = 0;
 }
 
@@ -129,7 +146,7 @@ static __always_inline void aw_reset(struct aw_socket *socket, struct aw_case *c
 {
 	aw_forget(socket, c);
 	socket->direction = direction;
-	socket->flags &= AW_SOCKET_USER;
+	socket->flags &= AW_SOCKET_USER | AW_SOCKET_HOME;
 }
 
 /*
@@ -156,7 +173,19 @@ static __always_inline bool aw_match(const struct aw_socket *socket,
 	c->verdict = socket->verdict;
 	c->reason = socket->reason;
 	c->rule = socket->rule;
+	c->terms = socket->terms;
 	return true;
+}
+
+/* The name by which the flow to c->remote was opened, or that it said; or 0. */
+static __always_inline __u64 aw_kept_name(const struct aw_socket *socket, struct aw_case *c)
+{
+	if (!socket->name || socket->direction != AW_DIRECTION_OUT ||
+	    socket->protocol != c->protocol || socket->remote_port != c->remote_port ||
+	    !aw_same_address(socket->remote, &c->remote))
+		return 0;
+	c->said = !!(socket->flags & AW_SOCKET_SAID);
+	return socket->name;
 }
 
 /*
@@ -197,6 +226,8 @@ static __always_inline void aw_store(struct aw_socket *socket, const struct aw_s
 	socket->verdict = c->verdict;
 	socket->reason = c->reason;
 	socket->rule = c->rule;
+	socket->name = c->name;
+	socket->terms = c->terms;
 	if (c->verdict == AW_VERDICT_ALLOW)
 		socket->flags |= AW_SOCKET_PERMITTED;
 }

@@ -15,8 +15,30 @@ from dataclasses import dataclass
 COMM_LEN = 16
 MAX_PROTOCOLS = 8
 NO_RULE = 0xFFFF_FFFF
+NAME_LEN = 254
+"""Bytes of a name as keys hold it: :class:`NameKey`."""
+NAMES_OF_ADDRESS = 8
 SET_PERMITS = 0x8000_0000
 """Bit of :attr:`IntervalSet.count`: some interval of the set allows."""
+SET_CLOSED = 0x4000_0000
+"""Bit of it: a reserved block without an allow, where names open nothing."""
+SET_COUNT = 0x3FFF_FFFF
+TERM_RESOLVER = 0x0100
+"""The first of the bits of :attr:`Interval.verdict` above the verdict."""
+TERM_SNI_OPTIONAL = 0x0200
+TERM_ECH_OUTER = 0x0400
+TERM_QUIC = 0x0800
+TERM_PROXY = 0x1000
+DNS_DECLARED = 0x01
+"""The first of the bits of :attr:`Sandbox.dns`."""
+DNS_ASK_ANY = 0x02
+DNS_SEARCH = 0x04
+DNS_NAMES = 0x08
+DNS_LOCAL = 0x10
+DNS_BELT = 0x20
+BELT_STANDS = 0x1
+"""The first of the bits of ``aw_belts``' values."""
+BELT_TRANSLATED = 0x2
 
 
 class Verdict(enum.IntEnum):
@@ -80,17 +102,42 @@ class Reason(enum.IntEnum):
     NO_STORAGE = 11
     NO_SANDBOX = 12
     OBSERVED = 13
+    RESOLVER = 14
+    QUESTION = 15
+    NOT_A_QUESTION = 16
+    NETNS = 17
+    FORGED = 18
+    REBINDING = 19
+    SERVER_NAME = 20
+    NO_SERVER_NAME = 21
+    ECH = 22
+    QUIC = 23
+    PROXY_TARGET = 24
+
+
+class NameDepth(enum.IntEnum):
+    """``enum aw_name_depth``."""
+
+    EXACT = 0
+    LABEL = 1
+    BELOW = 2
 
 
 class Sandbox(ctypes.Structure):
     """``struct aw_sandbox``: value of ``aw_sandboxes``."""
 
     _fields_ = (
+        ("netns", ctypes.c_uint64),
         ("generation", ctypes.c_uint32),
+        ("min_ttl_s", ctypes.c_uint32),
+        ("max_addresses", ctypes.c_uint32),
         ("refuse_errno", ctypes.c_uint16),
+        ("names", ctypes.c_uint16),
         ("mode", ctypes.c_uint8),
         ("loopback", ctypes.c_uint8),
+        ("dns", ctypes.c_uint8),
         ("protocols", ctypes.c_uint8 * MAX_PROTOCOLS),
+        ("_pad", ctypes.c_uint8 * 5),
     )
 
 
@@ -124,6 +171,80 @@ class Interval(ctypes.Structure):
     )
 
 
+class NameKey(ctypes.Structure):
+    """``struct aw_name_key``: key of ``aw_names``."""
+
+    _fields_ = (
+        ("prefixlen", ctypes.c_uint32),
+        ("table", ctypes.c_uint16),
+        ("text", ctypes.c_uint8 * NAME_LEN),
+    )
+
+
+class NameRules(ctypes.Structure):
+    """``struct aw_name_rules``: value of ``aw_names``."""
+
+    _fields_ = (
+        ("sets", IntervalSet * 3),
+        ("length", ctypes.c_uint16),
+        ("wider", ctypes.c_uint16),
+        ("asks", ctypes.c_uint8),
+        ("_pad", ctypes.c_uint8 * 3),
+    )
+
+
+class KnownKey(ctypes.Structure):
+    """``struct aw_known_key``: key of ``aw_known``."""
+
+    _fields_ = (
+        ("sandbox", ctypes.c_uint64),
+        ("name", ctypes.c_uint64),
+    )
+
+
+class Known(ctypes.Structure):
+    """``struct aw_known``: value of ``aw_known``; user space sees its lock as 0."""
+
+    _fields_ = (
+        ("lock", ctypes.c_uint32),
+        ("generation", ctypes.c_uint32),
+        ("set", IntervalSet),
+        ("seen_ns", ctypes.c_uint64),
+        ("addresses", ctypes.c_uint32),
+        ("length", ctypes.c_uint16),
+        ("text", ctypes.c_uint8 * NAME_LEN),
+        ("_pad", ctypes.c_uint8 * 4),
+    )
+
+
+class BoundKey(ctypes.Structure):
+    """``struct aw_bound_key``: key of ``aw_bound``."""
+
+    _fields_ = (
+        ("sandbox", ctypes.c_uint64),
+        ("address", ctypes.c_uint8 * 16),
+    )
+
+
+class Binding(ctypes.Structure):
+    """``struct aw_binding``."""
+
+    _fields_ = (
+        ("name", ctypes.c_uint64),
+        ("until_ns", ctypes.c_uint64),
+    )
+
+
+class Bound(ctypes.Structure):
+    """``struct aw_bound``: value of ``aw_bound``; user space sees its lock as 0."""
+
+    _fields_ = (
+        ("lock", ctypes.c_uint32),
+        ("_pad", ctypes.c_uint32),
+        ("names", Binding * NAMES_OF_ADDRESS),
+    )
+
+
 class Event(ctypes.Structure):
     """``struct aw_event``: payload of ``aw_denials`` and ``aw_flows``."""
 
@@ -131,6 +252,7 @@ class Event(ctypes.Structure):
         ("time_ns", ctypes.c_uint64),
         ("sandbox", ctypes.c_uint64),
         ("cookie", ctypes.c_uint64),
+        ("name", ctypes.c_uint64),
         ("remote", ctypes.c_uint8 * 16),
         ("claimed", ctypes.c_uint8 * 16),
         ("local", ctypes.c_uint8 * 16),
@@ -154,11 +276,24 @@ class Event(ctypes.Structure):
     )
 
 
+class NameEvent(ctypes.Structure):
+    """``struct aw_name_event``: also a payload of ``aw_denials``."""
+
+    _fields_ = (
+        ("event", Event),
+        ("type", ctypes.c_uint16),
+        ("length", ctypes.c_uint16),
+        ("text", ctypes.c_uint8 * NAME_LEN),
+        ("_pad", ctypes.c_uint8 * 6),
+    )
+
+
 class FlowKey(ctypes.Structure):
     """``struct aw_flow_key``: key of ``aw_flow_table``."""
 
     _fields_ = (
         ("sandbox", ctypes.c_uint64),
+        ("name", ctypes.c_uint64),
         ("remote", ctypes.c_uint8 * 16),
         ("generation", ctypes.c_uint32),
         ("rule", ctypes.c_uint32),
@@ -198,6 +333,18 @@ class Counters(ctypes.Structure):
         ("lost_denials", ctypes.c_uint64),
         ("lost_flows", ctypes.c_uint64),
         ("lost_totals", ctypes.c_uint64),
+        ("lost_names", ctypes.c_uint64),
+        ("bound", ctypes.c_uint64),
+    )
+
+
+class BeltKey(ctypes.Structure):
+    """``struct aw_belt_key``: key of ``aw_belts``."""
+
+    _fields_ = (
+        ("netns", ctypes.c_uint64),
+        ("ifindex", ctypes.c_uint32),
+        ("_pad", ctypes.c_uint32),
     )
 
 
@@ -219,8 +366,12 @@ MAP_LAYOUTS: dict[str, MapLayout] = {
     "aw_sandboxes": _layout(8, Sandbox),
     "aw_rules": _layout(RuleKey, IntervalSet),
     "aw_intervals": _layout(4, Interval),
+    "aw_names": _layout(NameKey, NameRules),
+    "aw_known": _layout(KnownKey, Known),
+    "aw_bound": _layout(BoundKey, Bound),
     "aw_flow_table": _layout(FlowKey, Flow),
     "aw_counters": _layout(8, Counters),
+    "aw_belts": _layout(BeltKey, 4),
 }
 """The maps that Python reads and writes; ring buffers have no key and no value."""
 

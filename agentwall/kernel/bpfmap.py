@@ -19,9 +19,11 @@ from agentwall.kernel import libbpf
 from agentwall.kernel.libbpf import ENOTSUPP, MapType, check
 
 _NO_BATCH = (errno.EINVAL, ENOTSUPP, errno.EOPNOTSUPP)
+_NOEXIST, _LOCK = 1, 4
+"""``BPF_NOEXIST`` and ``BPF_F_LOCK``, include/uapi/linux/bpf.h."""
 _BATCH_ENTRIES = 4096
-_CURSOR_BYTES = 64
-"""Room for the kernel's opaque batch position: a u32 for hashes, a key for the others."""
+_CURSOR_BYTES = 4
+"""Room for the kernel's opaque batch position: a u32 for hashes, a whole key for the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,15 @@ class _MapCreateOptions(ctypes.Structure):
         ("map_extra", ctypes.c_uint64),
         ("numa_node", ctypes.c_uint32),
         ("map_ifindex", ctypes.c_uint32),
+    )
+
+
+class _BatchOptions(ctypes.Structure):
+    # struct bpf_map_batch_opts, libbpf 1.1 src/bpf.h
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("elem_flags", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
     )
 
 
@@ -101,6 +112,34 @@ class BpfMap:
         result = libbpf.library().bpf_map_update_elem(self.fd, key, value, 0)
         check(result, f"map {self.shape.name}: update")
 
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Write *value* under *key* if there is none; say whether it was written.
+
+        Raises:
+            KernelError: As :meth:`update`.
+        """
+        self._expect(key, self.shape.key_size, "key")
+        self._expect(value, self.shape.value_size, "value")
+        result = libbpf.library().bpf_map_update_elem(self.fd, key, value, _NOEXIST)
+        if result == -errno.EEXIST:
+            return False
+        check(result, f"map {self.shape.name}: add")
+        return True
+
+    def take(self, key: bytes) -> bytes | None:
+        """Remove *key* and return the last value it had, whole; None where there was none.
+
+        Only for hashes whose values have a lock (Linux 5.14 and later).
+        """
+        self._expect(key, self.shape.key_size, "key")
+        value = ctypes.create_string_buffer(self.shape.value_size)
+        take = libbpf.library().bpf_map_lookup_and_delete_elem_flags
+        result = take(self.fd, key, value, _LOCK)
+        if result == -errno.ENOENT:
+            return None
+        check(result, f"map {self.shape.name}: take")
+        return value.raw
+
     def delete(self, key: bytes) -> bool:
         """Remove *key*; say whether it was there."""
         self._expect(key, self.shape.key_size, "key")
@@ -153,9 +192,13 @@ class BpfMap:
             return
         check(result, f"map {self.shape.name}: delete {total} entries")
 
-    def entries(self) -> list[tuple[bytes, bytes]]:
-        """Return every (key, value). What changes meanwhile may be in it or not."""
-        return self._walk("bpf_map_lookup_batch", self._entries_singly)
+    def entries(self, *, locked: bool = False) -> list[tuple[bytes, bytes]]:
+        """Return every (key, value). What changes meanwhile may be in it or not.
+
+        Args:
+            locked: Take the lock that the values have, so that none is half of an older one.
+        """
+        return self._walk("bpf_map_lookup_batch", self._entries_singly, _LOCK if locked else 0)
 
     def drain(self) -> list[tuple[bytes, bytes]]:
         """Remove and return every (key, value) of a hash, each exactly once."""
@@ -174,14 +217,14 @@ class BpfMap:
                 yield key, value
 
     def _walk(
-        self, call: str, singly: Callable[[], Iterator[tuple[bytes, bytes]]]
+        self, call: str, singly: Callable[[], Iterator[tuple[bytes, bytes]]], flags: int = 0
     ) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
         position: ctypes.Array[ctypes.c_char] | None = None
         room = min(_BATCH_ENTRIES, self.shape.max_entries)
         while True:
-            after = ctypes.create_string_buffer(_CURSOR_BYTES)
-            result, batch = self._read_batch(call, position, after, room)
+            after = ctypes.create_string_buffer(max(_CURSOR_BYTES, self.shape.key_size))
+            result, batch = self._read_batch(call, position, after, room, flags)
             if -result in _NO_BATCH and position is None:
                 return list(singly())
             if result == -errno.ENOSPC:  # one bucket holds more than there is room for
@@ -199,13 +242,17 @@ class BpfMap:
         position: ctypes.Array[ctypes.c_char] | None,
         after: ctypes.Array[ctypes.c_char],
         room: int,
+        flags: int,
     ) -> tuple[int, list[tuple[bytes, bytes]]]:
         size, width = self.shape.key_size, self.shape.value_size
         keys = ctypes.create_string_buffer(size * room)
         values = ctypes.create_string_buffer(width * room)
         count = ctypes.c_uint32(room)
+        options = _BatchOptions(sz=ctypes.sizeof(_BatchOptions), elem_flags=flags)
         function = getattr(libbpf.library(), call)
-        result = function(self.fd, position, after, keys, values, ctypes.byref(count), None)
+        result = function(
+            self.fd, position, after, keys, values, ctypes.byref(count), ctypes.byref(options)
+        )
         if result not in (0, -errno.ENOENT):
             return result, []
         raw_keys, raw_values = keys.raw, values.raw

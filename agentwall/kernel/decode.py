@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, NoReturn, TypeVar
 
 from agentwall.errors import EventDecodeError
-from agentwall.flow.record import Attempt, FlowTotals, Task
+from agentwall.flow.record import Attempt, FlowTotals, Question, SandboxKey, Task
 from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
 from agentwall.kernel import abi
 from agentwall.net.endpoint import Endpoint, IPAddress, canonical, from_key_bytes
 
-EVENT: Final = struct.Struct("=QQQ16s16s16sIIIIIHHHHBBBBBB6x16s")
+EVENT: Final = struct.Struct("=QQQQ16s16s16sIIIIIHHHHBBBBBB6x16s")
 """``struct aw_event``."""
-FLOW_KEY: Final = struct.Struct("=Q16sIIIHBBBB6x")
+NAME_EVENT: Final = struct.Struct(f"={EVENT.size}sHH{abi.NAME_LEN}s6x")
+"""``struct aw_name_event``."""
+FLOW_KEY: Final = struct.Struct("=QQ16sIIIHBBBB6x")
 """``struct aw_flow_key``."""
 FLOW: Final = struct.Struct("=QQQQQQI4x16s")
 """``struct aw_flow``."""
+
+NameOf = Callable[[SandboxKey, int], str | None]
+"""The name that a sandbox learned under a hash, never 0; None if it is not known any more."""
 
 _NOWHERE = bytes(16)
 _E = TypeVar("_E", bound=Enum)
@@ -60,20 +66,46 @@ def _task(pid: int, uid: int, comm: bytes) -> Task:
     return Task(pid=pid, uid=uid, comm=comm.partition(b"\0")[0])
 
 
-def decode_event(payload: bytes) -> Attempt:
-    """Decode one ``struct aw_event``.
+def no_names(_sandbox: SandboxKey, _hash: int) -> None:
+    """Know no names: a :data:`NameOf`."""
+
+
+def decode_name(text: bytes) -> str:
+    """Return the name in *text*, which is as ``struct aw_name_key`` has it, without zeros.
+
+    The result is ASCII, but otherwise whatever the sandbox chose: bytes beyond become escapes.
+    """
+    return text[-2::-1].decode("ascii", "backslashreplace")
+
+
+def decode_event(payload: bytes, name_of: NameOf = no_names) -> Attempt:
+    """Decode one ``struct aw_event`` or ``struct aw_name_event``.
 
     Args:
-        payload: Exactly 128 bytes.
+        payload: Exactly 136 or 400 bytes.
+        name_of: What the names are that events know by their hash.
 
     Raises:
         EventDecodeError: *payload* has another size, or a field has a value ``bpf/abi.h`` does
             not name.
     """
-    if len(payload) != EVENT.size:
-        raise EventDecodeError(f"event: expected {EVENT.size} bytes, got {len(payload)}")
+    question = None
+    if len(payload) == NAME_EVENT.size:
+        payload, kind, length, text = NAME_EVENT.unpack(payload)
+        if length > abi.NAME_LEN:
+            raise EventDecodeError(f"event: length: expected 0-{abi.NAME_LEN}, got {length}")
+        if kind or length:
+            question = Question(name=decode_name(text[:length]), type=kind or None)
+    elif len(payload) != EVENT.size:
+        raise EventDecodeError(
+            f"event: expected {EVENT.size} or {NAME_EVENT.size} bytes, got {len(payload)}"
+        )
+    return _attempt(payload, name_of, question)
+
+
+def _attempt(payload: bytes, name_of: NameOf, question: Question | None) -> Attempt:
     # fmt: off
-    (time_ns, sandbox, cookie, remote, claimed, local, generation, rule, pid, uid, size,
+    (time_ns, sandbox, cookie, name, remote, claimed, local, generation, rule, pid, uid, size,
      remote_port, claimed_port, local_port, errno, protocol, hook, verdict, reason,
      direction, socket_type, comm) = EVENT.unpack(payload)
     # fmt: on
@@ -96,15 +128,18 @@ def decode_event(payload: bytes) -> Attempt:
         size_bytes=size,
         socket_type=socket_type,
         cookie=cookie,
+        name=name_of(sandbox, name) if name else None,
+        question=question,
     )
 
 
-def decode_flow(key: bytes, value: bytes) -> FlowTotals:
+def decode_flow(key: bytes, value: bytes, name_of: NameOf = no_names) -> FlowTotals:
     """Decode one entry of ``aw_flow_table``.
 
     Args:
-        key: Exactly 48 bytes, ``struct aw_flow_key``.
+        key: Exactly 56 bytes, ``struct aw_flow_key``.
         value: Exactly 72 bytes, ``struct aw_flow``.
+        name_of: As for :func:`decode_event`.
 
     Raises:
         EventDecodeError: Another size, or a field has a value ``bpf/abi.h`` does not name.
@@ -113,7 +148,7 @@ def decode_flow(key: bytes, value: bytes) -> FlowTotals:
         raise EventDecodeError(f"flow key: expected {FLOW_KEY.size} bytes, got {len(key)}")
     if len(value) != FLOW.size:
         raise EventDecodeError(f"flow: expected {FLOW.size} bytes, got {len(value)}")
-    sandbox, remote, generation, rule, pid, port, *numbers = FLOW_KEY.unpack(key)
+    sandbox, name, remote, generation, rule, pid, port, *numbers = FLOW_KEY.unpack(key)
     protocol, direction, verdict, reason = numbers
     inward = direction == abi.Direction.IN
     first, last, bytes_out, bytes_in, duration_ns, sockets, uid, comm = FLOW.unpack(value)
@@ -133,6 +168,7 @@ def decode_flow(key: bytes, value: bytes) -> FlowTotals:
         bytes_in=bytes_in,
         duration_ns=duration_ns,
         sockets=sockets,
+        name=name_of(sandbox, name) if name else None,
     )
 
 

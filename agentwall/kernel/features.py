@@ -254,7 +254,7 @@ def _try_tcx() -> str:
     except KernelError as err:
         if err.errno != errno.ENODEV:
             raise
-    return "not used: packets at a sandbox's veth"
+    return "answers DNS questions that are refused"
 
 
 def _try_lsm() -> str:

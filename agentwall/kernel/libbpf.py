@@ -56,6 +56,7 @@ class AttachType(enum.IntEnum):
     SOCK_RELEASE = 34
     LSM_CGROUP = 43
     TCX_INGRESS = 46
+    TCX_EGRESS = 47
     UNIX_CONNECT = 49
     UNIX_SENDMSG = 50
 
@@ -118,6 +119,7 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map_lookup_elem": (c_int, _FD_KEY_VALUE),
     "bpf_map_update_elem": (c_int, (c_int, c_char_p, c_char_p, c_uint64)),
     "bpf_map_delete_elem": (c_int, _FD_KEY),
+    "bpf_map_lookup_and_delete_elem_flags": (c_int, (*_FD_KEY_VALUE, c_uint64)),
     "bpf_map_get_next_key": (c_int, _FD_KEY_VALUE),
     "bpf_map_update_batch": (c_int, (c_int, c_char_p, c_char_p, *_BATCH)),
     "bpf_map_delete_batch": (c_int, (c_int, c_char_p, *_BATCH)),

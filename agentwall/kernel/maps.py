@@ -2,8 +2,8 @@
 """Rule tables and sandbox settings -> the kernel's maps, in an order that fails closed.
 
 ``policy/tables.py`` is what goes in, ``bpf/decide.bpf.h`` reads what comes out. Intervals are
-written before the prefixes that point at them, and a sandbox may be bound only to a generation
-that is complete; until then its entry is absent, which denies.
+written before the prefixes and names that point at them, and a sandbox may be bound only to a
+generation that is complete; until then its entry is absent, which denies.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentwall.errors import KernelError
 from agentwall.flow.verdict import Mode
 from agentwall.kernel import abi
 from agentwall.kernel.bpfmap import BpfMap
+from agentwall.kernel.names import NO_SLOT, SlotAllocator, count_names, pack_names
 from agentwall.kernel.slices import SliceAllocator
-from agentwall.policy.model import LoopbackScope
-from agentwall.policy.tables import Interval, RuleTables, TableEntry
+from agentwall.policy.model import AskScope, DnsSettings, LoopbackScope, Rule, Section
+from agentwall.policy.tables import RuleTables, TableEntry
 
 MAX_GENERATION = 0x7FFF_FFFF
 """``aw_rule_key.table`` is the generation shifted by the direction's bit."""
@@ -30,7 +32,9 @@ _RULE_KEY = struct.Struct("=II16s")
 _INTERVAL_SET = struct.Struct("=II")
 _INTERVAL = struct.Struct("=IIII")
 _INDEX = struct.Struct("=I")
-_SANDBOX = struct.Struct("=IHBB8s")
+SANDBOX = struct.Struct("=QIIIHHBBB8s5x")
+"""``struct aw_sandbox``."""
+_MAX_U32 = 0xFFFF_FFFF
 _VERDICT_OF = {True: abi.Verdict.ALLOW.value, False: abi.Verdict.DENY.value}
 
 
@@ -46,27 +50,45 @@ class SandboxSettings:
     """Positive errno that a refused system call returns; kernels before 5.18 return EPERM."""
     protocols: tuple[int, ...] = ()
     """IP protocols beyond TCP and UDP: ``RuleTables.protocols``; at most 8."""
+    netns_cookie: int = 0
+    """Of the network namespace that the sandbox is admitted with; 0: it has no DNS."""
+    dns: DnsSettings | None = None
+    has_names: bool = False
+    """Whether rules name hosts."""
+    answers_through_lo: bool = False
+    """A declared server that is not on loopback is this host itself, so it answers through lo."""
+    belt: bool = False
+    """Something beside the cgroup answers refused questions (``AW_DNS_BELT``)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
     start: int
     intervals: int
     keys: bytes
+    slot: int
+    names: bytes
+    """Keys of ``aw_names``."""
 
 
 class RuleMaps:
-    """``aw_rules`` and ``aw_intervals``: which generations they hold, and where."""
+    """``aw_rules``, ``aw_names`` and ``aw_intervals``: which generations they hold, and where."""
 
-    def __init__(self, rules: BpfMap, intervals: BpfMap) -> None:
+    def __init__(self, rules: BpfMap, intervals: BpfMap, names: BpfMap) -> None:
         self._rules = rules
         self._intervals = intervals
+        self._names = names
         self._slices = SliceAllocator(intervals.shape.max_entries)
+        self._slots = SlotAllocator()
         self._written: dict[int, _Written] = {}
 
     def holds(self, generation: int) -> bool:
         """Say whether *generation* is complete."""
         return generation in self._written
+
+    def names_slot(self, generation: int) -> int:
+        """Return which part of ``aw_names`` a complete *generation* has; 0 if it names no hosts."""
+        return self._written[generation].slot
 
     def apply(self, generation: int, tables: RuleTables) -> None:
         """Write a generation. Nothing points at it yet; a failure leaves nothing of it behind.
@@ -77,19 +99,26 @@ class RuleMaps:
         """
         self._expect_new(generation)
         total = sum(len(intervals) for intervals in tables.interval_sets)
-        prefixes = len(tables.outbound) + len(tables.inbound)
-        self._expect_room(prefixes, total, tables)
+        self._expect_room(total, tables)
+        slot = self._slots.allocate() if count_names(tables) else NO_SLOT
+        if slot is None:
+            raise _no_room("part of the name table", 1, 0)
         start = self._slices.allocate(total)
         if start is None:
+            self._slots.release(slot)
             raise _no_room("intervals in one piece", total, self._slices.available)
         keys, values = pack_rules(generation, tables, start)
-        self._written[generation] = _Written(start, total, keys)
+        names, name_rules = pack_names(slot, tables, pack_sets(tables, start))
+        self._written[generation] = _Written(
+            start=start, intervals=total, keys=keys, slot=slot, names=names
+        )
         try:
             indexes = b"".join(map(_INDEX.pack, range(start, start + total)))
             self._intervals.update_batch(indexes, pack_intervals(tables))
+            self._names.update_batch(names, name_rules)
             self._rules.update_batch(keys, values)
         except KernelError:
-            # Should that fail too, the slice stays taken: entries may still point at it.
+            # Should that fail too, slice and slot stay taken: entries may still point at them.
             with contextlib.suppress(KernelError):
                 self.forget(generation)
             raise
@@ -98,8 +127,12 @@ class RuleMaps:
         """Remove a generation to which no sandbox is bound; unknown ones are passed over."""
         written = self._written.pop(generation, None)
         if written:
-            self._rules.delete_batch(written.keys)
+            try:
+                self._rules.delete_batch(written.keys)
+            finally:
+                self._names.delete_batch(written.names)
             self._slices.release(written.start, written.intervals)
+            self._slots.release(written.slot)
 
     def _expect_new(self, generation: int) -> None:
         if not 0 < generation <= MAX_GENERATION:
@@ -109,17 +142,22 @@ class RuleMaps:
         if self.holds(generation):
             raise KernelError(errno.EEXIST, f"generation {generation}: already in use")
 
-    def _expect_room(self, prefixes: int, intervals: int, tables: RuleTables) -> None:
-        size = self._rules.shape.key_size
-        used = sum(len(written.keys) // size for written in self._written.values())
-        free = self._rules.shape.max_entries - used
-        if prefixes > free:
-            raise _no_room("prefixes", prefixes, free)
+    def _expect_room(self, intervals: int, tables: RuleTables) -> None:
+        held = self._written.values()
+        prefixes = len(tables.outbound) + len(tables.inbound)
+        _expect_free("prefixes", prefixes, self._rules, (written.keys for written in held))
+        _expect_free("names", count_names(tables), self._names, (written.names for written in held))
         if intervals > self._slices.available:
             raise _no_room("intervals", intervals, self._slices.available)
         longest = max((len(found) for found in tables.interval_sets), default=0)
         if longest > MAX_SET:
-            raise _no_room("intervals for one prefix", longest, MAX_SET)
+            raise _no_room("intervals for one prefix or name", longest, MAX_SET)
+
+
+def _expect_free(what: str, needed: int, bpf_map: BpfMap, held: Iterable[bytes]) -> None:
+    used = sum(len(keys) for keys in held) // bpf_map.shape.key_size
+    if needed > bpf_map.shape.max_entries - used:
+        raise _no_room(what, needed, bpf_map.shape.max_entries - used)
 
 
 def _no_room(what: str, needed: int, free: int) -> KernelError:
@@ -130,11 +168,29 @@ def _no_room(what: str, needed: int, free: int) -> KernelError:
 
 def pack_intervals(tables: RuleTables) -> bytes:
     """Return every interval as ``struct aw_interval``, set after set."""
+    # Terms are the rule's that allows; tables made by hand may do without rules, and have none.
+    terms = [_terms_of(rule) for rule in tables.rules]
     return b"".join(
-        _INTERVAL.pack(found.first, found.last, found.rule, _VERDICT_OF[found.allow])
+        _INTERVAL.pack(
+            found.first,
+            found.last,
+            found.rule,
+            _VERDICT_OF[found.allow] | (terms[found.rule] if terms and found.allow else 0),
+        )
         for intervals in tables.interval_sets
         for found in intervals
     )
+
+
+def _terms_of(rule: Rule) -> int:
+    given = (
+        (rule.section is Section.RESOLVER, abi.TERM_RESOLVER),
+        (rule.terms.sni_optional, abi.TERM_SNI_OPTIONAL),
+        (rule.terms.ech_outer, abi.TERM_ECH_OUTER),
+        (rule.terms.quic, abi.TERM_QUIC),
+        (rule.is_proxy, abi.TERM_PROXY),
+    )
+    return sum(bit for is_given, bit in given if is_given)
 
 
 def pack_rules(generation: int, tables: RuleTables, start: int) -> tuple[bytes, bytes]:
@@ -145,19 +201,31 @@ def pack_rules(generation: int, tables: RuleTables, start: int) -> tuple[bytes, 
         tables: What :func:`pack_intervals` was given.
         start: Where in ``aw_intervals`` the first set begins.
     """
-    sets: list[bytes] = []
-    for intervals in tables.interval_sets:
-        sets.append(_pack_set(start, intervals))
-        start += len(intervals)
+    opened = pack_sets(tables, start)
+    closed = pack_sets(tables, start, flags=abi.SET_CLOSED)
     keys = _pack_keys(generation << 1 | abi.Direction.OUT, tables.outbound)
     keys += _pack_keys(generation << 1 | abi.Direction.IN, tables.inbound)
-    values = [sets[entry.interval_set] for entry in (*tables.outbound, *tables.inbound)]
+    values = [
+        (closed if entry.closed else opened)[entry.interval_set]
+        for entry in (*tables.outbound, *tables.inbound)
+    ]
     return keys, b"".join(values)
 
 
-def _pack_set(start: int, intervals: tuple[Interval, ...]) -> bytes:
-    permits = abi.SET_PERMITS if any(found.allow for found in intervals) else 0
-    return _INTERVAL_SET.pack(start, len(intervals) | permits)
+def pack_sets(tables: RuleTables, start: int, *, flags: int = 0) -> list[bytes]:
+    """Return each interval set as ``struct aw_interval_set``, with *flags* beside the count.
+
+    Args:
+        tables: What :func:`pack_intervals` was given.
+        start: Where in ``aw_intervals`` the first set begins.
+        flags: Of ``AW_SET_*``; whether the set permits something is added.
+    """
+    sets: list[bytes] = []
+    for intervals in tables.interval_sets:
+        permits = abi.SET_PERMITS if any(found.allow for found in intervals) else 0
+        sets.append(_INTERVAL_SET.pack(start, len(intervals) | permits | flags))
+        start += len(intervals)
+    return sets
 
 
 def _pack_keys(table: int, entries: tuple[TableEntry, ...]) -> bytes:
@@ -167,11 +235,16 @@ def _pack_keys(table: int, entries: tuple[TableEntry, ...]) -> bytes:
     )
 
 
-def pack_settings(settings: SandboxSettings) -> bytes:
+def pack_settings(settings: SandboxSettings, names_slot: int = NO_SLOT) -> bytes:
     """Return *settings* as ``struct aw_sandbox``.
 
+    Args:
+        settings: What holds for the sandbox.
+        names_slot: :meth:`RuleMaps.names_slot` of its generation.
+
     Raises:
-        KernelError: More protocols than the struct has room for, or an errno that is none.
+        KernelError: More protocols than the struct has room for, a number that does not fit its
+            field, or DNS without the network namespace it is bound to.
     """
     if len(settings.protocols) > abi.MAX_PROTOCOLS:
         raise KernelError(
@@ -179,14 +252,42 @@ def pack_settings(settings: SandboxSettings) -> bytes:
             f"protocols: expected at most {abi.MAX_PROTOCOLS} beside tcp and udp, "
             f"got {len(settings.protocols)}",
         )
-    if not 0 <= settings.refuse_errno < 4096:
-        raise KernelError(
-            errno.EINVAL, f"refuse_errno: expected 0-4095, got {settings.refuse_errno}"
-        )
-    return _SANDBOX.pack(
+    _expect_within("refuse_errno", settings.refuse_errno, 4095)
+    dns = settings.dns
+    if dns is not None:
+        _expect_within("dns.min_ttl", dns.min_ttl_s, _MAX_U32)
+        _expect_within("dns.max_addresses", dns.max_addresses, _MAX_U32)
+        if not settings.netns_cookie:
+            raise KernelError(errno.EINVAL, "dns: expected the cookie of a network namespace")
+    return SANDBOX.pack(
+        settings.netns_cookie if dns else 0,
         settings.generation,
+        dns.min_ttl_s if dns else 0,
+        dns.max_addresses if dns else 0,
         settings.refuse_errno,
+        names_slot,
         abi.Mode[settings.mode.name],
         abi.Loopback[settings.loopback.name],
+        _dns_flags(settings),
         bytes(settings.protocols),
     )
+
+
+def _dns_flags(settings: SandboxSettings) -> int:
+    dns = settings.dns
+    if dns is None:
+        return 0
+    given = (
+        (True, abi.DNS_DECLARED),
+        (dns.names is AskScope.ANY, abi.DNS_ASK_ANY),
+        (bool(dns.search), abi.DNS_SEARCH),
+        (settings.has_names, abi.DNS_NAMES),
+        (settings.answers_through_lo, abi.DNS_LOCAL),
+        (settings.belt, abi.DNS_BELT),
+    )
+    return sum(bit for is_given, bit in given if is_given)
+
+
+def _expect_within(what: str, value: int, most: int) -> None:
+    if not 0 <= value <= most:
+        raise KernelError(errno.EINVAL, f"{what}: expected 0-{most}, got {value}")

@@ -109,20 +109,27 @@ class Program:
         Raises:
             KernelError: The kernel cannot test this program type (ENOTSUPP for sock_addr).
         """
-        out = ctypes.create_string_buffer(len(data) + 256)
-        options = _TestRunOptions(
-            sz=ctypes.sizeof(_TestRunOptions),
-            data_in=data,
-            data_size_in=len(data),
-            data_out=ctypes.addressof(out),
-            data_size_out=len(out),
-            ctx_in=context,
-            ctx_size_in=len(context or b""),
-            repeat=repeat,
-        )
-        done = libbpf.library().bpf_prog_test_run_opts(self.fd, ctypes.byref(options))
-        check(done, f"program {self.name}: test run")
-        return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
+        return run_program(self.fd, f"program {self.name}", data, context=context, repeat=repeat)
+
+
+def run_program(
+    fd: int, what: str, data: bytes, *, context: bytes | None = None, repeat: int = 1
+) -> TestRun:
+    """Run the program *fd*, called *what* in errors, as :meth:`Program.test_run` does."""
+    out = ctypes.create_string_buffer(len(data) + 256)
+    options = _TestRunOptions(
+        sz=ctypes.sizeof(_TestRunOptions),
+        data_in=data,
+        data_size_in=len(data),
+        data_out=ctypes.addressof(out),
+        data_size_out=len(out),
+        ctx_in=context,
+        ctx_size_in=len(context or b""),
+        repeat=repeat,
+    )
+    done = libbpf.library().bpf_prog_test_run_opts(fd, ctypes.byref(options))
+    check(done, f"{what}: test run")
+    return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
 
 
 class BpfObject:

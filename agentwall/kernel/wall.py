@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 import select
 import sys
 from collections.abc import Iterator
@@ -29,8 +30,11 @@ from typing import Self
 from agentwall.errors import KernelError
 from agentwall.flow.record import Attempt, FlowTotals, SandboxKey
 from agentwall.kernel import abi, cgroup2, features, hooks, pins
+from agentwall.kernel.belt import BELT, Belt, new_mark
 from agentwall.kernel.bpfmap import BpfMap
+from agentwall.kernel.capacity import Capacity
 from agentwall.kernel.decode import decode_event, decode_flow
+from agentwall.kernel.learned import Learned, LearnedNames
 from agentwall.kernel.links import Link, pin
 from agentwall.kernel.maps import RuleMaps, SandboxSettings, pack_settings
 from agentwall.kernel.objects import BpfObject, Program
@@ -47,34 +51,6 @@ _NO_SANDBOX = SandboxKey(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """How much one wall can hold."""
-
-    prefixes: int = 262_144
-    """Over all generations and both directions."""
-    intervals: int = 65_536
-    """Over all generations."""
-    sandboxes: int = 4096
-    flows: int = 65_536
-    """Permitted flows between two calls of :meth:`Wall.totals`."""
-    denial_ring_bytes: int = 1 << 20
-    """A power of two, at least a page; 8 000 events fill 1 MiB."""
-    flow_ring_bytes: int = 1 << 20
-
-    def entries(self) -> dict[str, int]:
-        """Return ``max_entries`` by map."""
-        return {
-            "aw_rules": self.prefixes,
-            "aw_intervals": self.intervals,
-            "aw_sandboxes": self.sandboxes,
-            "aw_counters": self.sandboxes + 1,
-            "aw_flow_table": self.flows,
-            "aw_denials": self.denial_ring_bytes,
-            "aw_flows": self.flow_ring_bytes,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
     """What was counted for one sandbox since it was bound: ``struct aw_counters``."""
 
@@ -86,6 +62,8 @@ class Counters:
     lost_denials: int
     lost_flows: int
     lost_totals: int
+    lost_names: int
+    """Addresses in answers that found no room, or were more than one name may have."""
 
 
 class Wall:
@@ -101,7 +79,12 @@ class Wall:
         self._maps = _checked_maps(bpf)
         self._links: dict[SandboxKey, dict[str, Link]] = {}
         self._missing: dict[SandboxKey, dict[str, str]] = {}
-        self._rule_maps = RuleMaps(self._maps["aw_rules"], self._maps["aw_intervals"])
+        self._rule_maps = RuleMaps(
+            self._maps["aw_rules"], self._maps["aw_intervals"], self._maps["aw_names"]
+        )
+        self._names = LearnedNames(
+            self._maps["aw_known"], self._maps["aw_bound"], self._maps["aw_counters"]
+        )
         self._maps["aw_counters"].update(_key(_NO_SANDBOX), bytes(_COUNTERS_BYTES))
         self._rings = [Ring(self._maps[name].fd, name) for name in abi.RINGS]
         self._epoll = select.epoll()
@@ -207,7 +190,7 @@ class Wall:
                 errno.ENOENT,
                 f"bind sandbox {sandbox}: generation {settings.generation} is not applied",
             )
-        entry = pack_settings(settings)
+        entry = pack_settings(settings, self._rule_maps.names_slot(settings.generation))
         counters = self._maps["aw_counters"]
         if counters.lookup(_key(sandbox)) is None:
             counters.update(_key(sandbox), bytes(_COUNTERS_BYTES))
@@ -239,7 +222,10 @@ class Wall:
             EventDecodeError: An event does not match ``bpf/abi.h``; the other events of the call
                 are lost.
         """
-        return [decode_event(raw) for ring in self._rings for raw in ring.consume(_DRAIN_LIMIT)]
+        name_of = self._names.name_of
+        return [
+            decode_event(raw, name_of) for ring in self._rings for raw in ring.consume(_DRAIN_LIMIT)
+        ]
 
     def totals(self) -> list[FlowTotals]:
         """Take what permitted flows have moved since the last call, removing it from the kernel.
@@ -247,7 +233,23 @@ class Wall:
         Raises:
             EventDecodeError: An entry does not match ``bpf/abi.h``.
         """
-        return [decode_flow(key, value) for key, value in self._maps["aw_flow_table"].drain()]
+        name_of = self._names.name_of
+        drained = self._maps["aw_flow_table"].drain()
+        return [decode_flow(key, value, name_of) for key, value in drained]
+
+    def learned(self, sandbox: SandboxKey) -> list[Learned]:
+        """Return the addresses that *sandbox* learned, each with its name; some may be over."""
+        return self._names.learned(sandbox)
+
+    def expire(self, now_ns: int) -> None:
+        """Make room: remove what sandboxes learned and what is over at *now_ns*, CLOCK_BOOTTIME.
+
+        To be called every few seconds. What is over counts no longer, removed or not.
+
+        Raises:
+            KernelError: The kernel refuses.
+        """
+        self._names.expire(now_ns)
 
     def counters(self, sandbox: SandboxKey) -> Counters:
         """Return the counters of a bound *sandbox*; of 0 for what had no sandbox yet.
@@ -261,8 +263,14 @@ class Wall:
         return _counters(raw)
 
     def programs(self) -> list[Program]:
-        """Return the loaded programs; tests run them through :meth:`Program.test_run`."""
-        return [program for program in self._bpf.programs() if program.autoload]
+        """Return the programs for cgroups; tests run them through :meth:`Program.test_run`."""
+        return [p for p in self._bpf.programs() if p.autoload and p.name != BELT]
+
+    def belt(self, netns: int) -> Belt:
+        """Return a belt, put nowhere yet, for the network namespace with the cookie *netns*."""
+        links = self._pin_dir / pins.LINKS if self._pin_dir else None
+        program = self._bpf.program(BELT)
+        return Belt(program, self._maps["aw_belts"], netns=netns, pin_dir=links)
 
     def maps(self) -> dict[str, BpfMap]:
         """Return the maps by name."""
@@ -298,6 +306,7 @@ class Wall:
         # After the links: a sandbox without its entry is one that everything is refused to.
         self._maps["aw_sandboxes"].delete(_key(sandbox))
         self._maps["aw_counters"].delete(_key(sandbox))
+        self._names.drop(sandbox)
 
     def close(self) -> None:
         """Close the descriptors. What is pinned stays in force; what is not ends here."""
@@ -307,6 +316,7 @@ class Wall:
         for link in [link for links in self._links.values() for link in links.values()]:
             link.close()
         self._links.clear()
+        self._names.close()
         self._bpf.close()
 
     def __enter__(self) -> Self:
@@ -356,6 +366,9 @@ def _configure(bpf: BpfObject, capacity: Capacity, test_sandbox: SandboxKey | No
         raise KernelError(errno.EINVAL, f"{bpf.path}: expected aw_test_sandbox 0: a test object")
     bpf.set_constant("aw_test_sandbox", test_sandbox or 0)
     bpf.set_constant("aw_have_set_retval", int(features.has_set_retval()))
+    bpf.set_constant("aw_belt_mark", new_mark())
+    # Unknown to the sandbox, which could else look for names of one hash.
+    bpf.set_constant("aw_hash_seed", secrets.randbits(64))
     for name, entries in capacity.entries().items():
         bpf.set_max_entries(name, entries)
 
