@@ -11,13 +11,17 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agentwall.daemon.belt import put_on
 from agentwall.errors import AgentwallError, HostError
 from agentwall.flow.record import SandboxKey
 from agentwall.host import state
 from agentwall.host.cgroup import Cgroup, Place
 from agentwall.kernel import pins
+from agentwall.kernel.belt import Belt
+from agentwall.kernel.capacity import Capacity
 from agentwall.kernel.maps import SandboxSettings
-from agentwall.kernel.wall import Capacity, Wall
+from agentwall.kernel.names import count_names
+from agentwall.kernel.wall import Wall
 from agentwall.policy.tables import RuleTables
 
 GENERATION = 1
@@ -50,6 +54,7 @@ class Enclosure:
         self.key = blueprint.key
         self._wall: Wall | None = None
         self._cgroup: Cgroup | None = None
+        self._belt: Belt | None = None
         self._pin_dir = pins.BPFFS / blueprint.record.id
         # First, so that whatever is made can be found, should this process be killed.
         self._held = state.hold(blueprint.record)
@@ -68,6 +73,7 @@ class Enclosure:
         wall.attach(cgroup.directory, self.key)
         wall.apply(GENERATION, blueprint.tables)
         wall.bind(self.key, blueprint.settings)
+        self._belt = put_on(wall, blueprint.settings)
         wall.activate(cgroup.directory, self.key)
 
     @contextlib.contextmanager
@@ -108,6 +114,8 @@ class Enclosure:
 
     def damage(self) -> str | None:
         """Say which hook no longer judges the sandbox, or None while all do that once did."""
+        if self._belt is not None:
+            self._belt.standing()  # forgets interfaces that have gone
         gone = [n for n, link in self.wall.hooks(self.key).items() if link.info().cgroup_id == 0]
         return f"detached: {', '.join(gone)}" if gone else None
 
@@ -119,6 +127,8 @@ class Enclosure:
         if self._wall is not None:
             with contextlib.closing(self._wall):
                 self._wall.detach(self.key)
+                if self._belt is not None:
+                    self._belt.close()
         with state.exclusive():
             pins.clear_pins(self._pin_dir)
             pins.unmount_bpffs()
@@ -133,5 +143,6 @@ def _capacity_for(tables: RuleTables) -> Capacity:
     return Capacity(
         prefixes=max(defaults.prefixes, len(tables.outbound) + len(tables.inbound)),
         intervals=max(defaults.intervals, intervals),
+        names=max(defaults.names, count_names(tables)),
         sandboxes=8,
     )

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agentwall.daemon.belt import with_belt
 from agentwall.daemon.enclosure import GENERATION, Blueprint
 from agentwall.daemon.leftovers import CGROUP_PREFIX
 from agentwall.daemon.outputs import LOG_DIRECTORY
@@ -19,11 +20,15 @@ from agentwall.flow.verdict import Mode
 from agentwall.host import state
 from agentwall.host.cgroup import choose_place
 from agentwall.host.coverage import Coverage, CoverageLevel, assess_coverage
+from agentwall.host.deputies import deputies_for, kept_deputies, veils_without
 from agentwall.host.descriptors import Inherited, kept_open
 from agentwall.host.exposure import Arrangement, collect_facts, has_own_netns
 from agentwall.host.identity import Identity
 from agentwall.host.namespaces import Confinement
+from agentwall.host.netns import answers_through_lo, netns_cookie
+from agentwall.host.resolver import RESOLV_CONF, make_resolv_conf, read_resolv_conf
 from agentwall.host.seccomp import permitted_families
+from agentwall.host.veil import Veil
 from agentwall.host.warden import Launch
 from agentwall.kernel import pins
 from agentwall.kernel.maps import SandboxSettings
@@ -52,6 +57,8 @@ class RunRequest:
     """None: a file of the run's own in /var/log/agentwall/runs."""
     report: str | None
     requires_full: bool
+    kept_sockets: tuple[str, ...] = ()
+    """Of ``deputies``, not to be left out."""
 
 
 def new_run_id() -> str:
@@ -73,7 +80,7 @@ def judge_coverage(request: RunRequest, missing_hooks: Collection[str] = ()) -> 
         missing_hooks: Those that could not be attached, once that is known.
 
     Raises:
-        HostError: Less than full, which was required.
+        HostError: Less than full, which was required; or a socket to keep that is not masked.
     """
     arrangement = Arrangement(
         identity=request.identity,
@@ -82,6 +89,8 @@ def judge_coverage(request: RunRequest, missing_hooks: Collection[str] = ()) -> 
         inherited=request.inherited,
         missing_hooks=tuple(missing_hooks),
         environment=request.environment,
+        kept_sockets=request.kept_sockets,
+        loopback_resolvers=_loopback_resolvers(request.policy),
     )
     coverage = assess_coverage(collect_facts(arrangement))
     if request.requires_full and coverage.level is not CoverageLevel.FULL:
@@ -101,6 +110,8 @@ def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
 
     Raises:
         HostError: There is no cgroup v2.
+        UnsupportedFeatureError: The policy has DNS servers, and the kernel no cookie of network
+            namespaces.
     """
     policy = policy_in_force(request)
     tables = compile_policy(policy)
@@ -120,18 +131,25 @@ def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
         place=place,
         key=SandboxKey(secrets.randbits(63) | 1),
         tables=tables,
-        settings=_settings(policy, tables),
+        settings=with_belt(_settings(policy, tables), request.kept_capabilities),
         degrade=policy.on_error is OnError.DEGRADE,
     )
 
 
 def _settings(policy: Policy, tables: RuleTables) -> SandboxSettings:
+    own_netns = has_own_netns()
+    servers = [found.network.network_address for found in policy.dns.servers] if policy.dns else []
     return SandboxSettings(
         generation=GENERATION,
         mode=policy.mode,
-        loopback=loopback_scope(policy, own_netns=has_own_netns()),
+        loopback=loopback_scope(policy, own_netns=own_netns),
         refuse_errno=REFUSALS[policy.refuse_with],
         protocols=tables.protocols,
+        netns_cookie=netns_cookie() if policy.dns else 0,
+        dns=policy.dns,
+        has_names=bool(tables.names),
+        # In a network namespace of its own, the command may be who owns that address.
+        answers_through_lo=not own_netns and answers_through_lo(servers),
     )
 
 
@@ -150,11 +168,31 @@ def plan_launch(request: RunRequest, written: tuple[Path, ...]) -> Launch:
             hidden=(state.RUN_DIRECTORY, state.STATE_DIRECTORY),
             read_only=tuple(_existing((LOG_DIRECTORY, *written))),
             guards_kernel=request.identity.uid == 0,
+            veils=_veils(request),
+            files=_files(request.policy),
         ),
         kept_capabilities=request.kept_capabilities,
         families=_families(request),
         kept_descriptors=kept_open(request.inherited),
     )
+
+
+def _loopback_resolvers(policy: Policy) -> tuple[str, ...]:
+    servers = policy.dns.servers if policy.dns else ()
+    addresses = (prefix.network.network_address for prefix in servers)
+    return tuple(str(address) for address in addresses if address.is_loopback)
+
+
+def _veils(request: RunRequest) -> tuple[Veil, ...]:
+    deputies = deputies_for(request.identity.uid)
+    kept = kept_deputies(deputies, request.kept_sockets)
+    return veils_without(deputy for deputy in deputies if deputy not in kept)
+
+
+def _files(policy: Policy) -> dict[Path, str]:
+    if policy.dns is None:
+        return {}
+    return {RESOLV_CONF: make_resolv_conf(policy.dns, read_resolv_conf())}
 
 
 def _families(request: RunRequest) -> frozenset[int] | None:

@@ -46,6 +46,8 @@ _CHECK_S = 2.0
 """Between two looks at the counters and at the links."""
 _TOTALS_S = 30.0
 """Between two emptyings of the kernel's table of permitted flows."""
+_EXPIRE_S = 5.0
+"""Between two clearings of what the sandbox learned from DNS."""
 _JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
@@ -87,7 +89,7 @@ class Session:
         self._processes = ProcessReader(enclosure.cgroup.path)
         self._worst = Severity.INFO
         self._is_damaged = False
-        self._next_check_s = self._next_totals_s = 0.0
+        self._next_check_s = self._next_totals_s = self._next_expire_s = 0.0
 
     def begin(self) -> None:
         """Log the start and the rules; the wall stands, and the command has not run yet."""
@@ -149,7 +151,17 @@ class Session:
         if now_s >= self._next_totals_s:
             self._next_totals_s = now_s + _TOTALS_S
             self._drain_totals()
+        if now_s >= self._next_expire_s:
+            self._next_expire_s = now_s + _EXPIRE_S
+            self._expire()
         self._flush()
+
+    def _expire(self) -> None:
+        # Only about room: what is over counts no longer, and the next time may do better.
+        try:
+            self._enclosure.wall.expire(_boot_ns())
+        except KernelError as err:
+            logger.warning("learned addresses not cleared: %s", err)
 
     def _drain(self) -> bool:
         """Take the events that are there; say whether there were any."""

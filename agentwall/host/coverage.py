@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+_FORGERS = frozenset({"NET_RAW", "NET_ADMIN"})
+"""Send a packet as another, or have one's own listener answer in another's place."""
+
 
 class CoverageLevel(enum.Enum):
     """DESIGN's scale; ``network-only`` is for sandboxes that have no socket in a cgroup."""
@@ -40,6 +43,10 @@ class Facts:
     """AF_VSOCK sockets reach another machine, or the host of this one."""
     can_type_for_others: bool
     """The command may push input into a terminal that it shares."""
+    kept_deputies: tuple[str, ...] = ()
+    """Sockets of services that resolve names or start programs outside, kept on request."""
+    loopback_resolvers: tuple[str, ...] = ()
+    """Declared DNS servers on loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,12 @@ def _open_roads(facts: Facts) -> list[OpenRoad]:
         roads.append(OpenRoad("descriptors kept", ", ".join(facts.kept_descriptors)))
     if facts.host_sockets:
         roads.append(OpenRoad("unix sockets of host services", ", ".join(facts.host_sockets)))
+    if facts.kept_deputies:
+        roads.append(OpenRoad("sockets kept", ", ".join(facts.kept_deputies)))
+    if facts.loopback_resolvers and not _FORGERS.isdisjoint(facts.kept_capabilities):
+        servers = ", ".join(facts.loopback_resolvers)
+        detail = f"could forge answers of a DNS server on loopback: {servers}"
+        roads.append(OpenRoad("names", detail))
     if not facts.filters_families:
         reachable = "vsock and others" if facts.has_vsock else "RDS, SMC and others"
         roads.append(OpenRoad("socket families", f"{reachable} that no hook sees"))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentwall.host.coverage import Facts
+from agentwall.host.deputies import deputies_for, is_of, kept_deputies
 from agentwall.host.descriptors import Inherited
 from agentwall.host.identity import Identity
 from agentwall.host.seccomp import knows_machine
@@ -26,14 +27,10 @@ HOST_SOCKETS = (
     "/run/buildkit/buildkitd.sock",
     "/run/snapd.socket",
     "/run/libvirt/libvirt-sock",
-    "/run/systemd/private",
-    "/run/dbus/system_bus_socket",
-    "/run/systemd/resolve/io.systemd.Resolve",
-    "/run/nscd/socket",
-    "/run/avahi-daemon/socket",
 )
-"""Of services that start programs, or send packets, outside the cgroup on request."""
-_USER_SOCKETS = ("bus", "systemd/private", "docker.sock", "podman/podman.sock")
+"""Of services that start programs, or send packets, outside the cgroup on request; ``deputies`` has
+those that ``run`` leaves out."""
+_USER_SOCKETS = ("docker.sock", "podman/podman.sock")
 """The same below /run/user/<uid>."""
 _ENVIRONMENT_SOCKETS = ("SSH_AUTH_SOCK", "DOCKER_HOST", "DBUS_SESSION_BUS_ADDRESS")
 
@@ -55,11 +52,20 @@ class Arrangement:
     inherited: tuple[Inherited, ...]
     missing_hooks: tuple[str, ...]
     environment: Mapping[str, str]
+    kept_sockets: tuple[str, ...] = ()
+    """Of deputies, that stay within reach."""
+    loopback_resolvers: tuple[str, ...] = ()
 
 
 def collect_facts(arrangement: Arrangement) -> Facts:
-    """Look at this host and return the facts for a sandbox made by ``launch``."""
+    """Look at this host and return the facts for a sandbox made by ``launch``.
+
+    Raises:
+        HostError: One of the sockets to keep is of no deputy.
+    """
     environment = arrangement.environment
+    deputies = deputies_for(arrangement.identity.uid)
+    kept = kept_deputies(deputies, arrangement.kept_sockets)
     can_filter = knows_machine(platform.machine())
     return Facts(
         is_attached=True,
@@ -70,11 +76,17 @@ def collect_facts(arrangement: Arrangement) -> Facts:
         kept_descriptors=tuple(
             f"{found.number} ({found.what})" for found in arrangement.inherited if found.leads_out
         ),
-        host_sockets=reachable_sockets(arrangement.identity, environment),
+        host_sockets=tuple(
+            path
+            for path in reachable_sockets(arrangement.identity, environment)
+            if not any(is_of(path, deputy) for deputy in deputies)
+        ),
         filters_families=can_filter and arrangement.families is not None,
         has_vsock=has_vsock(),
         can_type_for_others=not can_filter
         and any(found.what == "terminal" for found in arrangement.inherited),
+        kept_deputies=tuple(f"{deputy.socket} ({deputy.name})" for deputy in kept),
+        loopback_resolvers=arrangement.loopback_resolvers,
     )
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentwall.errors import HostError
 from agentwall.host import libc
 from agentwall.host.mountinfo import Mount, read_mounts
+from agentwall.host.mounting import PLAIN, bind_read_only, cover_file, hide, remount_read_only
+from agentwall.host.veil import Veil, draw_veil
 
 _CGROUP_FILESYSTEMS = frozenset({"cgroup", "cgroup2"})
 _KERNEL_FILESYSTEMS = frozenset(
@@ -25,15 +27,6 @@ _KERNEL_FILESYSTEMS = frozenset(
 """Where uid 0, without any capability, changes what the kernel does or starts as a helper."""
 _KERNEL_KNOBS = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 """The same below /proc: core_pattern alone starts a program of choice as root, outside."""
-_KEPT_FLAGS = {
-    "nosuid": libc.MS_NOSUID,
-    "nodev": libc.MS_NODEV,
-    "noexec": libc.MS_NOEXEC,
-    "noatime": 1024,
-    "nodiratime": 2048,
-    "relatime": 1 << 21,
-}
-_PLAIN = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +39,10 @@ class Confinement:
     """Files and directories that cannot be written, renamed or removed."""
     guards_kernel: bool
     """Kernel knobs in /proc and /sys are read-only: needed for uid 0, whom files do not refuse."""
+    veils: tuple[Veil, ...] = ()
+    """Directories made anew without some of their entries; where there is none, none is made."""
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Read-only content, ASCII, that the command sees in place of a file's own."""
 
 
 @contextlib.contextmanager
@@ -79,6 +76,7 @@ def enter_confinement(confinement: Confinement) -> None:
         HostError: Something that must be out of reach still is not.
         OSError: A mount was refused.
     """
+    here = _working_directory()
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount(None, "/", None, libc.MS_REC | libc.MS_PRIVATE)
     mounts = read_mounts()
@@ -88,10 +86,43 @@ def enter_confinement(confinement: Confinement) -> None:
             _confine_mount(mount, guards_kernel=confinement.guards_kernel)
     for path in confinement.hidden:
         if path.is_dir():
-            _hide(str(path))
+            hide(str(path))
     for path in confinement.read_only:
-        _bind_read_only(str(path))
+        bind_read_only(str(path))
+    # Last: what they bind is confined already.
+    _draw_veils(confinement)
+    _leave_covered(here, confinement)
     _check_cgroups(mounts)
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def _draw_veils(confinement: Confinement) -> None:
+    left = {Path(os.path.realpath(path)): text for path, text in confinement.files.items()}
+    for veil in confinement.veils:
+        if veil.directory.is_dir():
+            inside = [path for path in left if path.is_relative_to(veil.directory)]
+            files = {path.relative_to(veil.directory).parts: left.pop(path) for path in inside}
+            draw_veil(veil, files)
+    for path, text in left.items():
+        if not path.is_file():
+            raise HostError(f"{path}: expected a file, to put another over it")
+        cover_file(str(path), text)
+
+
+def _leave_covered(here: str | None, confinement: Confinement) -> None:
+    # A working directory stays where it was, below the mounts, and .. leads on from there.
+    covered = (*confinement.hidden, *(veil.directory for veil in confinement.veils))
+    if here is None or any(Path(here).is_relative_to(each) for each in covered):
+        try:
+            os.chdir(here or "/")
+        except OSError as err:
+            raise HostError(f"working directory {here}: not in the sandbox") from err
 
 
 def _is_reachable(mount: Mount) -> bool:
@@ -100,37 +131,21 @@ def _is_reachable(mount: Mount) -> bool:
 
 def _confine_mount(mount: Mount, *, guards_kernel: bool) -> None:
     if mount.fstype in _CGROUP_FILESYSTEMS:
-        _remount_read_only(mount.point, mount.options)
+        remount_read_only(mount.point, mount.options)
     elif mount.fstype == "bpf":
-        _hide(mount.point)
+        hide(mount.point)
     elif mount.fstype == "proc" and mount.root == "/":
         _renew_proc(mount.point, guards_kernel=guards_kernel)
     elif mount.fstype in _KERNEL_FILESYSTEMS and guards_kernel:
-        _remount_read_only(mount.point, mount.options)
-
-
-def _remount_read_only(point: str, options: frozenset[str]) -> None:
-    flags = sum(flag for name, flag in _KEPT_FLAGS.items() if name in options)
-    libc.mount(None, point, None, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | flags)
-
-
-def _hide(point: str) -> None:
-    libc.mount("agentwall", point, "tmpfs", _PLAIN | libc.MS_RDONLY, "size=4k,nr_inodes=2,mode=555")
+        remount_read_only(mount.point, mount.options)
 
 
 def _renew_proc(point: str, *, guards_kernel: bool) -> None:
-    libc.mount("proc", point, "proc", _PLAIN)
+    libc.mount("proc", point, "proc", PLAIN)
     if guards_kernel:
         for name in _KERNEL_KNOBS:
             if os.path.exists(knob := f"{point}/{name}"):
-                _bind_read_only(knob)
-
-
-def _bind_read_only(point: str) -> None:
-    # Not recursive: what is mounted below goes out of sight instead of staying writable.
-    libc.mount(point, point, None, libc.MS_BIND)
-    options = next((m.options for m in reversed(read_mounts()) if m.point == point), frozenset())
-    _remount_read_only(point, options)
+                bind_read_only(knob)
 
 
 def _check_cgroups(mounts: tuple[Mount, ...]) -> None:

@@ -11,10 +11,11 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentwall.host.deputies import DEPUTIES, Deputy, present
 from agentwall.host.exposure import has_vsock, reachable_sockets
 from agentwall.host.identity import Identity
 from agentwall.host.mountinfo import Mount, read_mounts
@@ -47,6 +48,7 @@ def find_roads() -> list[Road]:
     return [
         *bpffs_roads(mounts),
         *_socket_roads(),
+        *deputy_roads(DEPUTIES),
         *_vsock_roads(),
         *namespace_roads(SYSCTL),
         *io_uring_roads(SYSCTL),
@@ -80,6 +82,16 @@ def _socket_roads() -> Iterator[Road]:
             name="host service",
             detail=f"{path} answers every user, and acts outside their cgroups",
             remedy="give the socket a group, or keep it out of sandboxes' mounts",
+        )
+
+
+def deputy_roads(deputies: Iterable[Deputy]) -> Iterator[Road]:
+    """Yield each of *deputies* whose socket is on this host."""
+    for deputy in present(deputies):
+        yield Road(
+            name="deputy",
+            detail=f"{deputy.name} socket {deputy.socket}: {deputy.danger}",
+            remedy="run masks it; elsewhere do not mount it",
         )
 
 

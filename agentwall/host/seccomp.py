@@ -32,8 +32,11 @@ _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW, _RET_ERRNO = 0x7FFF0000, 0x00050000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_SYS_SOCKET, _SYS_SOCKETPAIR = 1, 8
+_SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_SETSOCKOPT = 1, 8, 14
 """Sub-calls of socketcall(2), ``include/uapi/linux/net.h``."""
+
+_REWRITING = ((1, 60), (6, 19))
+"""Level and name of SO_ZEROCOPY (SOL_SOCKET) and TCP_REPAIR (SOL_TCP), on every machine below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,7 @@ class _Abi:
     ioctl: tuple[int, ...]
     sockets: tuple[int, int]
     """socket(2) and socketpair(2)."""
+    setsockopt: tuple[int, ...]
     io_uring_setup: int = 425
     socketcall: int | None = None
     ignored_bits: int = 0
@@ -54,12 +58,25 @@ class _Abi:
 _MACHINES = {
     "x86_64": (
         # 514 is ioctl(2) of x32, and was that without x32's bit too in kernels before 5.4.
-        _Abi(audit_arch=0xC000003E, ioctl=(16, 514), sockets=(41, 53), ignored_bits=0x40000000),
-        _Abi(audit_arch=0x40000003, ioctl=(54,), sockets=(359, 360), socketcall=102),
+        # So is 541 setsockopt(2).
+        _Abi(
+            audit_arch=0xC000003E,
+            ioctl=(16, 514),
+            sockets=(41, 53),
+            setsockopt=(54, 541),
+            ignored_bits=0x40000000,
+        ),
+        _Abi(
+            audit_arch=0x40000003,
+            ioctl=(54,),
+            sockets=(359, 360),
+            setsockopt=(366,),
+            socketcall=102,
+        ),
     ),
     "aarch64": (
-        _Abi(audit_arch=0xC00000B7, ioctl=(29,), sockets=(198, 199)),
-        _Abi(audit_arch=0x40000028, ioctl=(54,), sockets=(281, 288)),
+        _Abi(audit_arch=0xC00000B7, ioctl=(29,), sockets=(198, 199), setsockopt=(208,)),
+        _Abi(audit_arch=0x40000028, ioctl=(54,), sockets=(281, 288), setsockopt=(294,)),
     ),
 }
 """By ``uname -m``. All are little-endian: the low word of an argument comes first."""
@@ -95,14 +112,16 @@ def compile_filter(machine: str, families: frozenset[int] | None) -> bytes | Non
     """Return a filter as ``struct sock_filter[]``, or None for a machine that is not known.
 
     Always refused, with EPERM: TIOCSTI and TIOCLINUX, by which a command types into the terminal
-    it shares; what it typed would be run by the caller's shell, outside the wall.
+    it shares; what it typed would be run by the caller's shell, outside the wall. So are the socket
+    options SO_ZEROCOPY and TCP_REPAIR, by which bytes change after egress has judged them.
 
     Args:
         machine: As ``uname -m`` says it.
         families: The only socket families whose sockets may be made; others get EAFNOSUPPORT. So
             does the making of any by ia32's socketcall(2), whose family lies in memory that the
-            command may change meanwhile. io_uring_setup(2) gets ENOSYS, for a ring makes sockets
-            without a system call. None: none of this.
+            command may change meanwhile; its setsockopt, likewise unseen, gets EPERM.
+            io_uring_setup(2) gets ENOSYS, for a ring makes sockets without a system call. None:
+            none of this.
     """
     abis = _MACHINES.get(machine)
     if abis is None:
@@ -116,6 +135,7 @@ def compile_filter(machine: str, families: frozenset[int] | None) -> bytes | Non
         code.place(f"abi {abi.audit_arch}")
         _add_dispatch(code, abi, is_closed=families is not None)
     _add_ioctl(code)
+    _add_options(code)
     if families is not None:
         _add_sockets(code, families)
     code.place("not permitted")
@@ -130,6 +150,8 @@ def _add_dispatch(code: _Assembly, abi: _Abi, *, is_closed: bool) -> None:
     code.keep_bits(0xFFFFFFFF & ~abi.ignored_bits)
     for number in abi.ioctl:
         code.jump_if(number, "ioctl")
+    for number in abi.setsockopt:
+        code.jump_if(number, "setsockopt")
     if is_closed:
         for number in abi.sockets:
             code.jump_if(number, "socket")
@@ -147,11 +169,25 @@ def _add_ioctl(code: _Assembly) -> None:
     code.allow()
 
 
+def _add_options(code: _Assembly) -> None:
+    code.place("setsockopt")
+    code.load(_offset_of_argument(1))
+    for level, _ in _REWRITING:
+        code.jump_if(level, f"level {level}")
+    code.allow()
+    for level, option in _REWRITING:
+        code.place(f"level {level}")
+        code.load(_offset_of_argument(2))
+        code.jump_if(option, "not permitted")
+        code.allow()
+
+
 def _add_sockets(code: _Assembly, families: frozenset[int]) -> None:
     code.place("socketcall")
     code.load(_offset_of_argument(0))
     for call in (_SYS_SOCKET, _SYS_SOCKETPAIR):
         code.jump_if(call, "no such family")
+    code.jump_if(_SYS_SETSOCKOPT, "not permitted")
     code.allow()
     code.place("socket")
     code.load(_offset_of_argument(0))

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rig.namespace import temp_netns
 
+from agentwall.daemon import plan
 from agentwall.daemon.plan import (
     describe_coverage,
     judge_coverage,
@@ -18,10 +21,13 @@ from agentwall.daemon.plan import (
     plan_launch,
     policy_in_force,
 )
-from agentwall.errors import HostError
+from agentwall.errors import HostError, SourceLocation
 from agentwall.flow.verdict import Mode
 from agentwall.host.coverage import Coverage, CoverageLevel, OpenRoad
 from agentwall.host.descriptors import Inherited
+from agentwall.host.netns import netns_cookie
+from agentwall.policy.compile import compile_policy
+from agentwall.policy.model import DnsSettings, RulePrefix
 
 
 def test_run_id():
@@ -115,6 +121,59 @@ def test_coverage_required(make_request):
         judge_coverage(replace(request, requires_full=True))
 
 
+SERVERS = ("127.0.0.53/32", "10.20.0.2/32", "::1/128")
+
+
+def with_servers(request, *servers):
+    """Return *request* with a policy that declares these DNS servers."""
+    where = SourceLocation("p.yaml", 1, 1)
+    prefixes = tuple(RulePrefix(ipaddress.ip_network(each), where) for each in servers)
+    dns = DnsSettings(servers=prefixes, search=("a.example",), where=where)
+    return replace(request, policy=replace(request.policy, dns=dns))
+
+
+def test_resolv_conf(make_request):
+    """A policy with DNS servers gives the command a resolv.conf of its own; others leave it."""
+    request = make_request()
+
+    [(path, text)] = plan_launch(with_servers(request, *SERVERS), ()).confinement.files.items()
+
+    assert plan_launch(request, ()).confinement.files == {}
+    assert str(path) == "/etc/resolv.conf"
+    assert "nameserver 127.0.0.53\nnameserver 10.20.0.2\nnameserver ::1\n" in text
+    assert "search a.example\n" in text
+
+
+def test_forged_answers(make_request):
+    """NET_RAW and a DNS server on loopback make names an open road; others are not named."""
+    request = with_servers(make_request(kept_capabilities=("NET_RAW",)), *SERVERS)
+
+    said = describe_coverage(judge_coverage(request))
+
+    assert "names: could forge answers of a DNS server on loopback: 127.0.0.53, ::1" in said
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.OBSERVE])
+def test_deputies_are_left_out(make_request, mode):
+    """In every mode, and without any rule on names, nscd and D-Bus are not in /run."""
+    [run, _] = plan_launch(make_request(mode=mode), ()).confinement.veils
+
+    assert run.directory == Path("/run")
+    assert {("nscd",), ("dbus",), ("user", "0", "bus")} <= run.absent
+
+
+def test_kept_socket(make_request):
+    """A socket that is kept stays, and coverage names it; one that is not masked is an error."""
+    request = make_request(kept_sockets=("/run/dbus/system_bus_socket",))
+
+    assert ("dbus",) not in plan_launch(request, ()).confinement.veils[0].absent
+    assert "sockets kept: /run/dbus/system_bus_socket (D-Bus)" in describe_coverage(
+        judge_coverage(request)
+    )
+    with pytest.raises(HostError, match=r"/run/other: expected one that is masked"):
+        judge_coverage(make_request(kept_sockets=("/run/other",)))
+
+
 @pytest.mark.parametrize(
     ("coverage", "words"),
     [
@@ -128,3 +187,47 @@ def test_coverage_required(make_request):
 def test_describe(coverage, words):
     """Coverage reads as one line."""
     assert describe_coverage(coverage) == words
+
+
+@pytest.mark.kernel
+def test_settings_of_dns(make_request):
+    """DNS servers bind the sandbox to this network namespace; without them it is bound to none."""
+    request = with_servers(make_request(), "10.20.0.2/32")
+
+    settings = plan_enclosure("some-id", request, Path("/e")).settings
+    without = plan_enclosure("some-id", make_request(), Path("/e")).settings
+
+    assert settings.dns == request.policy.dns
+    assert settings.netns_cookie == netns_cookie()
+    assert (settings.has_names, settings.answers_through_lo) == (False, False)
+    assert (without.dns, without.netns_cookie) == (None, 0)
+
+
+NAMES = """
+version: 1
+dns: {servers: [10.20.0.2]}
+allow: [{host: hub.example.com}]
+"""
+
+
+@pytest.mark.kernel
+def test_names(make_request):
+    """A policy with rules on names says so."""
+    request = make_request(policy=NAMES)
+
+    assert plan_enclosure("some-id", request, Path("/e")).settings.has_names
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("own", "through_lo"), [(False, True), (True, False)])
+def test_server_of_this_host(make_request, monkeypatch, own, through_lo):
+    """A server that is this host answers through lo, unless the command may own its address."""
+    monkeypatch.setattr(plan, "has_own_netns", lambda: own)
+    request = with_servers(make_request(), "192.0.2.53/32")
+    with temp_netns("dns") as namespace:
+        namespace.ip("address", "add", "192.0.2.53/32", "dev", "lo")
+        made = namespace.call(
+            lambda: plan._settings(request.policy, compile_policy(request.policy))
+        )
+
+    assert made.answers_through_lo is through_lo

@@ -17,6 +17,7 @@ from agentwall.flow.record import FlowRecord, Record, Sandbox, StateRecord
 from agentwall.flow.verdict import Verdict
 from agentwall.host.launch import prepare
 from agentwall.host.signals import SignalQueue
+from agentwall.kernel.learned import BOUND, BOUND_KEY
 from agentwall.policy.compile import compile_policy
 
 pytestmark = pytest.mark.kernel
@@ -109,6 +110,21 @@ def test_damage(run_session):
 
     assert memory.states().count("damaged") == 1
     assert ending.worst is Severity.CRITICAL
+
+
+def test_what_is_over_is_cleared(run_session):
+    """While the command runs, addresses that were learned and are over are removed."""
+    found = []
+
+    def learn(enclosure) -> None:
+        bound = enclosure.wall.maps()["aw_bound"]
+        bound.update(BOUND_KEY.pack(enclosure.key, bytes(16)), BOUND.pack(1, 1, *[0] * 14))
+        found.append(bound)
+
+    _, memory = run_session("sleep 0.1", learn)
+
+    assert found[0].entries() == []
+    assert memory.states()[-1] == "finished"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from agentwall.host.identity import resolve_identity
 from agentwall.host.launch import prepare
 from agentwall.host.namespaces import Confinement
 from agentwall.host.signals import SignalQueue
+from agentwall.host.veil import Veil
 from agentwall.host.warden import Launch
 
 _numbers = itertools.count(1)
@@ -51,6 +53,8 @@ def make_launch():
         capabilities: tuple[str, ...] = (),
         families: frozenset[int] | None = None,
         argv: tuple[str, ...] | None = None,
+        veils: tuple[Veil, ...] = (),
+        files: Mapping[Path, str] | None = None,
     ) -> Launch:
         identity = resolve_identity(user, {})
         return Launch(
@@ -58,7 +62,11 @@ def make_launch():
             environment=dict(os.environ),
             identity=identity,
             confinement=Confinement(
-                hidden=hidden, read_only=read_only, guards_kernel=identity.uid == 0
+                hidden=hidden,
+                read_only=read_only,
+                guards_kernel=identity.uid == 0,
+                veils=veils,
+                files=files or {},
             ),
             kept_capabilities=capabilities,
             families=families,

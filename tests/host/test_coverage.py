@@ -41,6 +41,10 @@ def test_full():
         ({"filters_families": False}, "socket families: vsock and others"),
         ({"filters_families": False, "has_vsock": False}, "socket families: RDS, SMC and others"),
         ({"has_own_pidns": False}, "processes of the same user"),
+        (
+            {"kept_deputies": ("/run/nscd/socket (nscd)",)},
+            "sockets kept: /run/nscd/socket (nscd)",
+        ),
         ({"can_type_for_others": True}, "the terminal"),
     ],
 )
@@ -56,3 +60,23 @@ def test_partial(change, words):
 def test_none():
     """Without a hook there is no coverage, whatever else is closed."""
     assert assess_coverage(replace(CLOSED, is_attached=False)).level is CoverageLevel.NONE
+
+
+@pytest.mark.parametrize(
+    ("kept", "servers", "is_open"),
+    [
+        ((), ("127.0.0.53",), False),
+        (("NET_RAW",), (), False),
+        (("BPF",), ("127.0.0.53",), False),
+        (("NET_RAW",), ("127.0.0.53",), True),
+        (("NET_ADMIN",), ("127.0.0.53", "::1"), True),
+    ],
+)
+def test_forged_answers(kept, servers, is_open):
+    """A server on loopback can be played by who may send in its place, and then names are open."""
+    facts = replace(CLOSED, kept_capabilities=kept, loopback_resolvers=servers)
+
+    found = [str(road) for road in assess_coverage(facts).roads if road.code == "names"]
+
+    expected = f"names: could forge answers of a DNS server on loopback: {', '.join(servers)}"
+    assert found == ([expected] if is_open else [])

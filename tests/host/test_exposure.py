@@ -8,11 +8,13 @@ import platform
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rig.namespace import temp_netns
 from rig.tree import ROOT
 
+from agentwall.host.deputies import Deputy
 from agentwall.host.descriptors import Inherited
 from agentwall.host.exposure import (
     Arrangement,
@@ -150,3 +152,25 @@ def test_families(monkeypatch, machine, families, filters):
 
     assert facts.filters_families is filters
     assert facts.can_type_for_others is (machine == "riscv64")
+
+
+def test_deputies(served, monkeypatch):
+    """A socket that run leaves out is no road, unless it is kept; then it is named as that."""
+    deputy = Deputy(name="nscd", socket=str(served), mask=str(served), base=str(served.parent))
+    monkeypatch.setattr("agentwall.host.exposure.deputies_for", lambda _uid: (deputy,))
+    arrangement = Arrangement(
+        identity=ROOT_USER,
+        kept_capabilities=(),
+        families=None,
+        inherited=(),
+        missing_hooks=(),
+        environment={"DBUS_SESSION_BUS_ADDRESS": f"unix:path={served}"},
+        loopback_resolvers=("127.0.0.53",),
+    )
+
+    masked = collect_facts(arrangement)
+    kept = collect_facts(replace(arrangement, kept_sockets=(str(served),)))
+
+    assert str(served) not in (*masked.host_sockets, *kept.host_sockets)
+    assert (masked.kept_deputies, kept.kept_deputies) == ((), (f"{served} (nscd)",))
+    assert masked.loopback_resolvers == ("127.0.0.53",)

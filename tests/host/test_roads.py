@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from agentwall.host import roads
+from agentwall.host.deputies import Deputy
 from agentwall.host.mountinfo import Mount
 
 
@@ -123,6 +124,23 @@ def test_service_that_answers_everybody(tmp_path, monkeypatch):
 
 def services() -> list[str]:
     return [road.detail for road in roads.find_roads() if road.name == "host service"]
+
+
+def test_deputy(tmp_path):
+    """A deputy's socket that is there is a road, whoever may connect, and says who closes it."""
+    deputies = [
+        Deputy(name="nscd", socket=str(tmp_path / name), mask=str(tmp_path / name))
+        for name in ("there", "not-there")
+    ]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(deputies[0].socket)
+
+        [road] = roads.deputy_roads(deputies)
+
+    assert road.detail == (
+        f"nscd socket {tmp_path}/there: names resolve unseen by a sandbox that can reach it"
+    )
+    assert road.remedy == "run masks it; elsewhere do not mount it"
 
 
 def test_this_host():

@@ -105,6 +105,27 @@ def test_every_abi_open(machine, arch, ioctl, sock, pair, ring):
     assert ask(ioctl, 0, 0x5412) == errno.EPERM
 
 
+@pytest.mark.parametrize("families", [None, PLAIN])
+@pytest.mark.parametrize(
+    ("machine", "arch", "number"),
+    [
+        ("x86_64", X86_64, 54),
+        ("x86_64", X86_64, 541),
+        ("x86_64", X86_64, X32 + 541),
+        ("x86_64", I386, 366),
+        ("aarch64", AARCH64, 208),
+        ("aarch64", ARM, 294),
+    ],
+)
+def test_options(machine, arch, number, families):
+    """Two options are refused at their own level, told by the low 32 bits, and no others."""
+    high = 1 << 32
+    tried = [(1, 60), (1 | high, 60 | high), (6, 19), (6 | high, 19), (1, 19), (6, 60), (0, 60)]
+
+    seen = [judge(arch, number, 3, *o, machine=machine, families=families) for o in tried]
+    assert seen == [errno.EPERM] * 4 + [ALLOWED] * 3
+
+
 @pytest.mark.parametrize("family", FAMILIES_TRIED)
 def test_families(family):
     """Four families are permitted, and a family is told by its low 32 bits, as the kernel does."""
@@ -128,8 +149,8 @@ def test_packet_socket_by_its_old_name(flags):
 
 @pytest.mark.parametrize("call", range(1, 21))
 def test_socketcall(call):
-    """Of ia32's socketcall(2) what makes sockets is refused, for their family cannot be seen."""
-    expected = errno.EAFNOSUPPORT if call in (1, 8) else ALLOWED
+    """Of ia32's socketcall(2) what makes sockets or sets options is refused: it cannot be seen."""
+    expected = {1: errno.EAFNOSUPPORT, 8: errno.EAFNOSUPPORT, 14: errno.EPERM}.get(call, ALLOWED)
 
     assert judge(I386, 102, call) == expected
 
@@ -173,6 +194,18 @@ RING = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.syscall(425, 4, ctypes.create_string_buffer(120)), ctypes.get_errno())
+"""
+
+
+OPTIONS = """
+import ctypes, socket
+libc = ctypes.CDLL(None, use_errno=True)
+one = ctypes.byref(ctypes.c_int(1))
+stream = socket.socket()
+for level, name in ((1, 60), (1 | 1 << 32, 60 | 1 << 32), (6, 19), (1, 9), (6, 1)):
+    words = [ctypes.c_ulong(word) for word in ({number}, stream.fileno(), level, name)]
+    done = libc.syscall(*words, one, ctypes.c_ulong(4))
+    print(0 if done == 0 else ctypes.get_errno())
 """
 
 
@@ -260,6 +293,19 @@ def test_family_with_high_bits(run_python):
     number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
 
     assert run_python(HIGH_BITS.format(number=number), families=PLAIN) == ["97", "97", "0"]
+
+
+@needs_filter
+@pytest.mark.kernel
+@pytest.mark.parametrize("families", [None, PLAIN])
+@pytest.mark.parametrize("capabilities", [(), ("NET_ADMIN",)])
+def test_rewriting_refused(run_python, families, capabilities):
+    """SO_ZEROCOPY and TCP_REPAIR are refused to any command; SO_KEEPALIVE and TCP_NODELAY work."""
+    number = {"x86_64": 54, "aarch64": 208}[platform.machine()]
+    code = OPTIONS.format(number=number)
+
+    seen = run_python(code, families=families, capabilities=capabilities)
+    assert seen == ["1", "1", "1", "0", "0"]
 
 
 @needs_filter
