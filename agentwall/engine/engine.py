@@ -28,6 +28,7 @@ from agentwall.engine.events import (
 from agentwall.engine.processes import clamp_arguments, describe_task
 from agentwall.engine.severity import DAMAGED
 from agentwall.flow.record import (
+    Attempt,
     FlowRecord,
     FlowTotals,
     GapRecord,
@@ -35,7 +36,7 @@ from agentwall.flow.record import (
     SandboxKey,
     StateRecord,
 )
-from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
+from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
 from agentwall.net.endpoint import Endpoint, canonical
 from agentwall.policy.evaluate import resolve_line
 from agentwall.policy.tables import RuleTables
@@ -130,7 +131,7 @@ class Engine:
             remote=attempt.remote,
             claimed=attempt.claimed,
             verdict=attempt.verdict,
-            reason=_reason(known, attempt.code, attempt.generation, attempt.rule, attempt.remote),
+            reason=_reason(known, attempt),
             hook=attempt.hook,
             errno=attempt.errno,
             socket_type=attempt.socket_type,
@@ -138,6 +139,8 @@ class Engine:
             bytes_in=size,
             duration_ns=None,
             count=1,
+            name=attempt.name,
+            question=attempt.question,
         )
 
     def _totals(self, event: TotalsRead) -> FlowRecord:
@@ -154,7 +157,7 @@ class Engine:
             remote=totals.remote,
             claimed=None,
             verdict=totals.verdict,
-            reason=_reason(known, totals.code, totals.generation, totals.rule, totals.remote),
+            reason=_reason(known, totals),
             hook=Hook.SOCK_RELEASE,
             errno=None,
             socket_type=0,
@@ -162,6 +165,7 @@ class Engine:
             bytes_in=totals.bytes_in,
             duration_ns=totals.duration_ns,
             count=totals.sockets,
+            name=totals.name,
         )
 
     def _count(self, event: CountersRead) -> Iterator[Command]:
@@ -174,10 +178,16 @@ class Engine:
         ):
             if now > then:
                 yield self._lose(event.key, event.mono_ns, where, now - then)
+        not_learned = event.lost_names - (before.lost_names if before else 0)
+        if not_learned > 0:
+            yield self._gap(event.key, event.mono_ns, "names", not_learned)
 
     def _lose(self, key: SandboxKey, mono_ns: int, where: str, lost: int) -> Command:
+        self._known(key).lost += lost
+        return self._gap(key, mono_ns, where, lost)
+
+    def _gap(self, key: SandboxKey, mono_ns: int, where: str, lost: int) -> Command:
         known = self._known(key)
-        known.lost += lost
         time_ns = mono_ns + known.clock_offset_ns
         return Report(
             GapRecord(
@@ -192,6 +202,7 @@ class Engine:
             detail["denied"] = known.counters.denied
             detail["would_denied"] = known.counters.would_denied
             detail["probes"] = known.counters.probes
+            detail["lost_names"] = known.counters.lost_names
         command = self._state(event.key, event.mono_ns, "finished", {**detail, **event.detail})
         self._sandboxes.pop(event.key, None)
         return command
@@ -220,15 +231,15 @@ class Engine:
         return found
 
 
-def _reason(
-    known: _Sandbox, code: ReasonCode, generation: int, rule: int | None, remote: Endpoint | None
-) -> Reason:
-    tables = known.generations.get(generation)
-    if rule is None or tables is None or rule >= len(tables.rules):
-        return Reason(code=code)
-    found = tables.rules[rule]
-    where = found.where if remote is None else resolve_line(found, canonical(remote.address))
-    return Reason(code=code, rule=found.id, file=where.path, line=where.line)
+def _reason(known: _Sandbox, seen: Attempt | FlowTotals) -> Reason:
+    tables = known.generations.get(seen.generation)
+    if seen.rule is None or tables is None or seen.rule >= len(tables.rules):
+        return Reason(code=seen.code)
+    found = tables.rules[seen.rule]
+    address = canonical(seen.remote.address) if seen.remote else None
+    asked = seen.question if isinstance(seen, Attempt) else None
+    where = resolve_line(found, address, asked.name if asked else seen.name)
+    return Reason(code=seen.code, rule=found.id, file=where.path, line=where.line)
 
 
 def _local_end(totals: FlowTotals) -> Endpoint | None:

@@ -76,6 +76,7 @@ class CountersRead:
     lost_denials: int
     lost_flows: int
     lost_totals: int
+    lost_names: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

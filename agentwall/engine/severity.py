@@ -7,14 +7,15 @@ import enum
 from typing import assert_never
 
 from agentwall.flow.record import FlowRecord, GapRecord, Record, StateRecord
-from agentwall.flow.verdict import Direction, Verdict
+from agentwall.flow.verdict import Direction, ReasonCode, Verdict
 from agentwall.net.endpoint import canonical
 from agentwall.net.reserved import innermost_block
 
 DAMAGED = "damaged"
 """The ``state`` of a record that says the wall itself is broken."""
 
-
+_PLAYS_THE_SERVER = frozenset({ReasonCode.FORGED, ReasonCode.NETNS})
+_ASKS_THE_SERVER = frozenset({ReasonCode.QUESTION, ReasonCode.NOT_A_QUESTION})
 _HIDE_DENIALS = frozenset({"denials", "decode", "event-file"})
 """The places of a gap where a denial of any severity may have been lost."""
 
@@ -28,7 +29,7 @@ class Severity(enum.IntEnum):
     MEDIUM = 2
     """A denied flow into a reserved block or to a metadata service, or denials that were lost."""
     HIGH = 3
-    """Mining, a tunnel."""
+    """Mining, a tunnel; an attempt to play the DNS server."""
     CRITICAL = 4
     """The wall itself."""
 
@@ -55,6 +56,11 @@ def severity_of(record: Record) -> Severity:
 def _flow_severity(record: FlowRecord) -> Severity:
     if record.verdict is Verdict.ALLOW:
         return Severity.INFO
+    if record.reason.code in _PLAYS_THE_SERVER:
+        return Severity.HIGH
+    # To a DNS server that the policy declares, wherever it is.
+    if record.reason.code in _ASKS_THE_SERVER:
+        return Severity.LOW
     # A refused visitor from a private network is not the sandbox reaching into one.
     if record.direction is Direction.IN or record.remote is None:
         return Severity.LOW

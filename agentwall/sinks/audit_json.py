@@ -6,7 +6,12 @@ from __future__ import annotations
 from agentwall.flow.record import GapRecord
 from agentwall.flow.verdict import Reason
 from agentwall.net.ports import protocol_name
-from agentwall.sinks.event_json import encode_endpoint, encode_process, encode_sandbox
+from agentwall.sinks.event_json import (
+    encode_endpoint,
+    encode_process,
+    encode_question,
+    encode_sandbox,
+)
 from agentwall.sinks.eventlog import LogError
 from agentwall.sinks.report_rows import (
     AuditReport,
@@ -72,7 +77,9 @@ def _flow(row: FlowRow) -> dict[str, object]:
         "protocol": protocol_name(row.protocol),
         "remote": None if remote is None else {**remote, "name": row.name},
         "port": row.port,
+        "addresses": [str(address) for address in row.addresses],
         "claimed": encode_endpoint(row.claimed),
+        "question": encode_question(row.question),
         "reason": _reason(row.reason),
         "hooks": [hook.value for hook in row.hooks],
         "errno": row.errno,

@@ -11,19 +11,20 @@ from collections.abc import Iterable
 from typing import IO
 
 from agentwall.flow.record import FlowRecord, GapRecord, Record, StateRecord
-from agentwall.flow.verdict import Direction, Verdict
+from agentwall.flow.verdict import Verdict
 from agentwall.sinks.describe import (
+    NOT_LEARNED,
     describe_bytes,
     describe_count,
-    describe_flow,
     describe_hook,
     describe_process,
     describe_reason,
     describe_verdict,
 )
 from agentwall.sinks.escape import printable
-from agentwall.sinks.flow_keys import flow_key, is_totals, judged_port
+from agentwall.sinks.flow_keys import flow_key, is_totals
 from agentwall.sinks.remedy import remedy_for
+from agentwall.sinks.targets import record_target
 
 PREFIX = "agentwall: "
 MAX_LINES = 200
@@ -48,12 +49,16 @@ class Console:
         self.bytes_out = 0
         self.bytes_in = 0
         self.lost = 0
+        self.not_learned = 0
+        """Addresses in DNS answers that found no room."""
 
     def write(self, record: Record) -> None:
         """Count *record*, and print it if it is a denial not seen before."""
         match record:
             case FlowRecord():
                 self._write_flow(record)
+            case GapRecord() if record.where == NOT_LEARNED:
+                self.not_learned += record.lost
             case GapRecord():
                 self.lost += record.lost
             case StateRecord():
@@ -102,6 +107,9 @@ class Console:
         lines = [", ".join(parts)]
         if self.lost:
             lines.append(f"{describe_count(self.lost, 'event')} lost")
+        if self.not_learned:
+            count = describe_count(self.not_learned, "address", "addresses")
+            lines.append(f"names: {count} not learned")
         return lines
 
     def _write_flow(self, record: FlowRecord) -> None:
@@ -141,14 +149,9 @@ class Console:
 
 def denial_line(record: FlowRecord) -> str:
     """Return one line: what, who, where to, which rule where, and what would permit it."""
-    target = describe_flow(
-        record.direction, record.protocol, record.remote, judged_port(record), record.socket_type
-    )
-    if record.name and record.direction is Direction.OUT:
-        target += f" ({printable(record.name)})"
     remedy = remedy_for(record)
     return (
-        f"{describe_verdict(record.verdict)} {target}"
+        f"{describe_verdict(record.verdict)} {record_target(record)}"
         f" ({describe_hook(record.hook, record.errno)})"
         f" by {describe_process(record.process)}: {describe_reason(record.reason)};"
         f" {'to permit, ' if remedy.startswith('under ') else ''}{remedy}"

@@ -49,8 +49,21 @@ _REASONS = {
     ReasonCode.NO_STORAGE: "the kernel had no memory for the socket's state",
     ReasonCode.NO_SANDBOX: "no policy is bound to the cgroup",
     ReasonCode.OBSERVED: "observe mode judges nothing",
+    ReasonCode.RESOLVER: "a declared DNS server",
+    ReasonCode.QUESTION: "no rule permits the name",
+    ReasonCode.NOT_A_QUESTION: "a declared DNS server takes one plain question at a time",
+    ReasonCode.NETNS: "DNS from another network namespace than the sandbox's",
+    ReasonCode.FORGED: "sent in the name of a declared DNS server",
+    ReasonCode.REBINDING: "a reserved address, which no rule on addresses allows",
+    ReasonCode.SERVER_NAME: "no rule permits the server that TLS or HTTP names there",
+    ReasonCode.NO_SERVER_NAME: "TLS without a server name, where names decide",
+    ReasonCode.ECH: "TLS with an encrypted hello, where names decide",
+    ReasonCode.QUIC: "QUIC, where names decide",
+    ReasonCode.PROXY_TARGET: "no rule permits what the proxy is asked for",
 }
 
+NOT_LEARNED = "names"
+"""The place of gaps that are about addresses in DNS answers, not about events."""
 
 _LOSSES = {
     "denials": "reports of denials: the kernel's ring was full",
@@ -58,6 +71,7 @@ _LOSSES = {
     "flow-table": "flows whose bytes were not counted: the kernel's table was full",
     "decode": "events the kernel sent in a form nobody could read",
     "event-file": "events that could not be written to the event file",
+    NOT_LEARNED: "addresses not learned: no room for them, or too many for one name",
 }
 
 

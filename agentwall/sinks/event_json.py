@@ -10,11 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agentwall.flow.record import FlowRecord, GapRecord, Process, Record, Sandbox, StateRecord
+from agentwall.flow.record import (
+    FlowRecord,
+    GapRecord,
+    Process,
+    Question,
+    Record,
+    Sandbox,
+    StateRecord,
+)
 from agentwall.net.endpoint import Endpoint
 from agentwall.net.ports import protocol_name
 from agentwall.sinks.escape import without_surrogates
 from agentwall.sinks.rfc3339 import format_time
+from agentwall.sinks.rrtypes import type_name
 
 SCHEMA = "agentwall.event/1"
 FIRST_PREV = "0" * 64
@@ -92,6 +101,7 @@ def _encode_flow(record: FlowRecord) -> dict[str, object]:
         "local": encode_endpoint(record.local),
         "remote": _encode_remote(record.remote, record.name),
         "claimed": encode_endpoint(record.claimed),
+        "question": encode_question(record.question),
         "verdict": record.verdict.value,
         "reason": {
             "code": reason.code.value,
@@ -129,6 +139,14 @@ def encode_endpoint(endpoint: Endpoint | None) -> dict[str, object] | None:
     if endpoint is None:
         return None
     return {"address": str(endpoint.address), "port": endpoint.port}
+
+
+def encode_question(question: Question | None) -> dict[str, object] | None:
+    """Return *question* as JSON values, null for None."""
+    if question is None:
+        return None
+    kind = None if question.type is None else type_name(question.type)
+    return {"name": question.name, "type": kind}
 
 
 def _encode_remote(remote: Endpoint | None, name: str | None) -> dict[str, object] | None:

@@ -20,6 +20,7 @@ from agentwall.flow.record import (
     GapRecord,
     Process,
     ProcessSource,
+    Question,
     Record,
     Sandbox,
     StateRecord,
@@ -29,6 +30,7 @@ from agentwall.net.endpoint import Endpoint, IPAddress
 from agentwall.net.ports import protocol_name
 from agentwall.sinks.event_json import SCHEMA, LoggedEvent
 from agentwall.sinks.rfc3339 import parse_time
+from agentwall.sinks.rrtypes import parse_type
 
 _Document = Mapping[str, object]
 _Choice = TypeVar("_Choice", bound=enum.Enum)
@@ -129,6 +131,7 @@ def _flow(document: _Document, sandbox: Sandbox, time_ns: int, mono_ns: int) -> 
         duration_ns=_optional_number(document, "duration_ns"),
         count=_number(document, "count"),
         name=_optional_text(remote, "name") if isinstance(remote, dict) else None,
+        question=_question(document),
     )
 
 
@@ -167,6 +170,18 @@ def _process(document: _Document) -> Process | None:
         argv=None if argv is None else tuple(argv),
         source=_choice(process, "source", ProcessSource),
     )
+
+
+def _question(document: _Document) -> Question | None:
+    if document.get("question") is None:
+        return None
+    question = _object(document, "question")
+    kind = _optional_text(question, "type")
+    try:
+        number = None if kind is None else parse_type(kind)
+    except ValueError as err:
+        raise EventFormatError(f"question.type: {err}") from err
+    return Question(name=_text(question, "name"), type=number)
 
 
 def _reason(reason: _Document) -> Reason:

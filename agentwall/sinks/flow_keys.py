@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
-from agentwall.flow.record import FlowRecord
+from agentwall.engine.severity import severity_of
+from agentwall.flow.record import FlowRecord, Question
 from agentwall.flow.verdict import Direction, Hook
+
+_ADDRESSES = (1, 28)
+"""A and AAAA."""
 
 
 def judged_port(record: FlowRecord) -> int:
@@ -22,16 +26,34 @@ def is_totals(record: FlowRecord) -> bool:
 def flow_key(record: FlowRecord) -> tuple[object, ...]:
     """Return a value that is the same for equal flows: sandbox, program, destination, reason.
 
-    Pid, hook and time are left out, and so is the visitor's own port of an inward flow.
+    Pid, hook and time are left out, and so is the visitor's own port of an inward flow. The
+    destination is a name where one is known: its addresses change.
     """
-    process, remote = record.process, record.remote
+    process = record.process
     return (
         record.sandbox.id,
         (process.comm, process.exe) if process else None,
         record.direction,
         record.protocol,
-        remote.address if remote else record.socket_type,
+        _destination(record),
+        _asked(record.question),
         judged_port(record),
         record.verdict,
         record.reason,
     )
+
+
+def _destination(record: FlowRecord) -> object:
+    if record.remote is None:
+        return record.socket_type
+    if record.name is None or record.direction is Direction.IN:
+        return record.remote.address
+    # One name may have harmless addresses and others: equal flows are equally serious.
+    return record.name, severity_of(record)
+
+
+def _asked(question: Question | None) -> object:
+    if question is None:
+        return None
+    # Resolvers ask for both kinds of address at a time.
+    return question.name, 0 if question.type in _ADDRESSES else question.type

@@ -19,7 +19,6 @@ from agentwall.sinks.describe import (
     describe_bytes,
     describe_clock,
     describe_duration,
-    describe_flow,
     describe_loss,
     describe_moment,
     describe_name,
@@ -29,7 +28,6 @@ from agentwall.sinks.describe import (
     describe_reason,
 )
 from agentwall.sinks.escape import printable, shorten
-from agentwall.sinks.flow_keys import judged_port
 from agentwall.sinks.report_rows import AuditReport, Bucket, FlowRow
 from agentwall.sinks.row_words import (
     group_permit,
@@ -45,6 +43,7 @@ from agentwall.sinks.row_words import (
     unlisted_words,
 )
 from agentwall.sinks.scans import RowGroup, collapse
+from agentwall.sinks.targets import record_target
 
 MAX_DENIALS = 40
 MAX_OTHERS = 20
@@ -297,10 +296,7 @@ def _first_denial(bucket: Bucket) -> str:
     record = bucket.first_denial
     if record is None:
         return ""
-    target = describe_flow(
-        record.direction, record.protocol, record.remote, judged_port(record), record.socket_type
-    )
-    return f"{describe_process(record.process)}: {target}"
+    return f"{describe_process(record.process)}: {record_target(record)}"
 
 
 def _title(words: str, style: str) -> RenderableType:

@@ -10,6 +10,7 @@ from agentwall.sinks.flow_keys import judged_port
 
 def remedy_for(record: FlowRecord) -> str:
     """Return the line of YAML that would permit *record*, or why none can."""
+    asked = record.question
     return suggest(
         protocol=record.protocol,
         remote=record.remote,
@@ -17,4 +18,5 @@ def remedy_for(record: FlowRecord) -> str:
         local_port=judged_port(record),
         code=record.reason.code,
         rule=record.reason.rule,
+        name=asked.name if asked is not None else record.name,
     )

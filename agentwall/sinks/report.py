@@ -15,6 +15,8 @@ from typing import assert_never
 from agentwall.engine.severity import Severity, severity_of
 from agentwall.flow.record import FlowRecord, GapRecord, Process, Record, StateRecord
 from agentwall.flow.verdict import Hook, Verdict
+from agentwall.net.endpoint import IPAddress
+from agentwall.sinks.describe import NOT_LEARNED
 from agentwall.sinks.escape import shorten
 from agentwall.sinks.event_json import LoggedEvent
 from agentwall.sinks.eventlog import LogError
@@ -37,7 +39,8 @@ MAX_ITEMS = 1000
 """Gaps, errors, sandboxes and findings: each this many."""
 MAX_CHARS = 32_000_000
 """Of all the text that rows keep."""
-_MAX_PIDS = 8
+_MAX_EACH = 8
+"""Pids and addresses of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,7 @@ class _Flow:
     last_ns: int
     pids: dict[int, None] = field(default_factory=dict)
     hooks: dict[Hook, None] = field(default_factory=dict)
+    addresses: dict[IPAddress, None] = field(default_factory=dict)
     seen: int = 0
     sockets: int = 0
     bytes_out: int | None = None
@@ -97,8 +101,10 @@ class _Flow:
     def add(self, record: FlowRecord) -> None:
         self.first_ns = min(self.first_ns, record.time_ns)
         self.last_ns = max(self.last_ns, record.time_ns)
-        if record.process is not None and len(self.pids) < _MAX_PIDS:
+        if record.process is not None and len(self.pids) < _MAX_EACH:
             self.pids[record.process.pid] = None
+        if record.remote is not None and len(self.addresses) < _MAX_EACH:
+            self.addresses[record.remote.address] = None
         if is_totals(record):
             self.sockets += record.count
         else:
@@ -126,6 +132,8 @@ class _Flow:
             port=judged_port(first),
             claimed=first.claimed,
             name=first.name,
+            addresses=tuple(self.addresses),
+            question=first.question,
             reason=first.reason,
             hooks=tuple(self.hooks) or (first.hook,),
             errno=first.errno,
@@ -190,7 +198,7 @@ class ReportBuilder:
                 if self._filters.accept(record):
                     self._add_flow(record)
             case GapRecord():
-                self._lost += record.lost
+                self._lost += record.lost if record.where != NOT_LEARNED else 0
                 if len(self._gaps) < MAX_ITEMS:
                     self._gaps.append(replace(record, where=shorten(record.where, 64)))
             case StateRecord():
@@ -302,6 +310,8 @@ class ReportBuilder:
 def _text_size(record: FlowRecord) -> int:
     process = record.process
     texts = [record.name, record.reason.rule, record.reason.file, record.sandbox.id]
+    if record.question is not None:
+        texts.append(record.question.name)
     if process is not None:
         texts += [process.comm, process.exe, *(process.argv or ())]
     return sum(len(text) for text in texts if text)
@@ -319,7 +329,9 @@ def _process_rows(rows: Iterable[FlowRow]) -> tuple[ProcessRow, ...]:
             process=group[0].process,
             denied=sum(row.count for row in group if row.verdict is not Verdict.ALLOW),
             permitted=sum(row.count for row in group if row.verdict is Verdict.ALLOW),
-            destinations=len({(row.protocol, row.remote and row.remote.address) for row in group}),
+            destinations=len(
+                {(row.protocol, found) for row in group for found in row.addresses or (None,)}
+            ),
             bytes_out=sum(row.bytes_out or 0 for row in group),
             bytes_in=sum(row.bytes_in or 0 for row in group),
         )

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentwall.engine.severity import Severity, severity_of
-from agentwall.flow.record import FlowRecord, GapRecord, Process, Sandbox
+from agentwall.flow.record import FlowRecord, GapRecord, Process, Question, Sandbox
 from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
-from agentwall.net.endpoint import Endpoint
+from agentwall.net.endpoint import Endpoint, IPAddress
 from agentwall.sinks.eventlog import LogError
 
 
@@ -31,6 +31,11 @@ class FlowRow:
     """The port that was judged: the remote one outward, the sandbox's own inward."""
     claimed: Endpoint | None
     name: str | None
+    """Under which the remote address was learned; then :attr:`addresses` may be several."""
+    addresses: tuple[IPAddress, ...]
+    """The first eight that were seen."""
+    question: Question | None
+    """Of A and AAAA, which are asked at a time, the first."""
     reason: Reason
     hooks: tuple[Hook, ...]
     """Every hook that saw it, the first one first."""

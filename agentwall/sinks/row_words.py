@@ -12,7 +12,6 @@ from agentwall.sinks.describe import (
     describe_bytes,
     describe_count,
     describe_exit,
-    describe_flow,
     describe_hook,
     describe_moment,
     describe_process,
@@ -22,12 +21,24 @@ from agentwall.sinks.describe import (
 from agentwall.sinks.escape import printable, shorten
 from agentwall.sinks.report_rows import AuditReport, FlowRow, SandboxRow, Totals
 from agentwall.sinks.scans import RowGroup
+from agentwall.sinks.targets import Target, describe_host, describe_question, describe_target
 
 
 def row_target(row: FlowRow) -> str:
     """Return what was tried and where to, with the name of the address where it is known."""
-    text = describe_flow(row.direction, row.protocol, row.remote, row.port, row.socket_type)
-    return f"{text} ({shorten(printable(row.name), 80)})" if row.name else text
+    return describe_target(
+        Target(
+            direction=row.direction,
+            protocol=row.protocol,
+            remote=row.remote,
+            port=row.port,
+            socket_type=row.socket_type,
+            code=row.reason.code,
+            name=row.name,
+            question=row.question,
+            others=len(row.addresses) - 1,
+        )
+    )
 
 
 def group_target(group: RowGroup) -> str:
@@ -43,7 +54,12 @@ def group_target(group: RowGroup) -> str:
         way = "from " if row.direction is Direction.IN else ""
         low_port, high_port = group.ports
         count = f"{len(group.rows)} ports, {low_port} to {high_port}"
-        return f"{name} {way}{row.remote.address}, {count}"
+        host = describe_host(row.name) if row.name else row.remote.address
+        return f"{name} {way}{host}, {count}"
+    if group.questions and row.question is not None and row.remote is not None:
+        first = describe_question(row.question)
+        many = f"{group.questions} DNS questions"
+        return f"{many} to {row.remote.address}, the first for {first}"
     return row_target(row)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many rows that differ only in the address, or only in the port, as one for people. Pure.
+"""Many rows that differ only in address, port or name asked for, as one for people. Pure.
 
-A scan of a network is one thing a reader wants to know, not 254. Documents for programs keep every
-row.
+A scan of a network is one thing a reader wants to know, not 254, and so is a tunnel through DNS.
+Documents for programs keep every row.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agentwall.flow.verdict import ReasonCode
 from agentwall.net.endpoint import IPAddress
 from agentwall.sinks.report_rows import FlowRow
 
@@ -27,6 +28,8 @@ class RowGroup:
     """The lowest and the highest, where the rows differ in the address."""
     ports: tuple[int, int] | None = None
     """The lowest and the highest, where they differ in the port."""
+    questions: int = 0
+    """How many, where they differ in what was asked of a DNS server."""
 
     @property
     def first(self) -> FlowRow:
@@ -41,17 +44,25 @@ class RowGroup:
 
 def collapse(rows: Sequence[FlowRow]) -> list[RowGroup]:
     """Return *rows* in groups; a row that is alone in its kind is a group of one."""
-    by_port = _grouped(rows, lambda row: (*_kind(row), row.port))
+    asked = [row for row in rows if row.reason.code is ReasonCode.QUESTION]
+    others = [row for row in rows if row.reason.code is not ReasonCode.QUESTION]
+    by_port = _grouped(others, lambda row: (*_kind(row), row.port))
     loose = [group[0] for group in by_port if len(group) == 1]
     groups = [_of_addresses(group) for group in by_port if len(group) > 1]
     for group in _grouped(loose, lambda row: (*_kind(row), row.remote and row.remote.address)):
         groups.append(_of_ports(group) if len(group) > 1 else RowGroup(tuple(group)))
+    for group in _grouped(asked, lambda row: (*_who(row), row.remote and row.remote.address)):
+        groups.append(RowGroup(tuple(group), questions=len(group) if len(group) > 1 else 0))
     place = {id(row): index for index, row in enumerate(rows)}
     groups.sort(key=lambda group: place[id(group.first)])
     return groups
 
 
 def _kind(row: FlowRow) -> tuple[object, ...]:
+    return (*_who(row), row.name, row.question)
+
+
+def _who(row: FlowRow) -> tuple[object, ...]:
     process = row.process
     return (
         row.severity,

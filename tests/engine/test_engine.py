@@ -21,10 +21,27 @@ from agentwall.engine.events import (
     WallDamaged,
 )
 from agentwall.errors import SourceLocation
-from agentwall.flow.record import Attempt, FlowTotals, GapRecord, SandboxKey, StateRecord, Task
+from agentwall.flow.record import (
+    Attempt,
+    FlowTotals,
+    GapRecord,
+    Question,
+    SandboxKey,
+    StateRecord,
+    Task,
+)
 from agentwall.flow.verdict import Direction, Hook, Mode, Reason, ReasonCode, Verdict
+from agentwall.net.domain import NameDepth, NamePattern
 from agentwall.net.ports import parse_ports
-from agentwall.policy.model import Loopback, OnError, Policy, Rule, RulePrefix, Section
+from agentwall.policy.model import (
+    Loopback,
+    OnError,
+    Policy,
+    Rule,
+    RulePattern,
+    RulePrefix,
+    Section,
+)
 from agentwall.policy.tables import RuleTables
 
 KEY = SandboxKey(77)
@@ -233,6 +250,7 @@ def counters(**changes):
     values = dict.fromkeys(
         ("denied", "would_denied", "probes", "lost_denials", "lost_flows", "lost_totals"), 0
     )
+    values["lost_names"] = 0
     return CountersRead(key=KEY, mono_ns=50, **{**values, **changes})
 
 
@@ -247,6 +265,16 @@ def test_growing_losses_become_gaps(engine):
     assert [(gap.where, gap.lost) for gap in more] == [
         *(("denials", 3), ("flows", 1), ("flow-table", 4))
     ]
+
+
+def test_addresses_that_were_not_learned(engine):
+    """They become gaps of their own, which are no lost events."""
+    records(engine, counters(lost_names=2))
+    (gap,) = records(engine, counters(lost_names=5))
+    (end,) = records(engine, SandboxFinished(key=KEY, mono_ns=90))
+
+    assert (gap.where, gap.lost) == ("names", 3)
+    assert (end.detail["lost"], end.detail["lost_names"]) == (0, 5)
 
 
 def test_other_losses_become_gaps(engine):
@@ -269,7 +297,7 @@ def test_the_end_sums_up(engine):
     assert record.state == "finished"
     assert record.detail == {
         **{"mode": "enforce", "lost": 1, "denied": 9, "would_denied": 0, "probes": 2},
-        **{"exit_code": 3, "coverage": "full"},
+        **{"lost_names": 0, "exit_code": 3, "coverage": "full"},
     }
 
 
@@ -300,3 +328,47 @@ def test_totals_of_visits_name_the_port_that_was_visited(engine):
 
     assert record.local == endpoint("0.0.0.0", 8000)
     assert record.remote == endpoint("10.0.0.1", 0)
+
+
+HOSTS = Rule(
+    policy="p",
+    section=Section.ALLOW,
+    index=1,
+    patterns=(
+        RulePattern(
+            NamePattern("example.com", NameDepth.BELOW), SourceLocation("lists/hosts.txt", 2, 1)
+        ),
+        RulePattern(
+            NamePattern("hub.example.com", NameDepth.EXACT), SourceLocation("lists/hosts.txt", 7, 1)
+        ),
+    ),
+    ports=parse_ports("443"),
+    where=SourceLocation(POLICY_FILE, 5, 5),
+)
+
+
+def test_names(engine):
+    """A flow's name comes along, and the line is that of the pattern that holds it."""
+    records(engine, replace(APPLIED, generation=4, tables=replace(TABLES, rules=(HOSTS,))))
+    given = {"rule": 0, "generation": 4, "name": "hub.example.com"}
+    attempt = replace(ATTEMPT, remote=endpoint("203.0.113.7", 443), **given)
+    (seen,) = records(engine, AttemptSeen(attempt=attempt, process=None))
+    (summed,) = records(engine, TotalsRead(totals=replace(TOTALS, **given), process=None))
+
+    assert (seen.name, summed.name) == ("hub.example.com", "hub.example.com")
+    assert (seen.reason.file, seen.reason.line) == ("lists/hosts.txt", 7)
+    assert seen.reason == summed.reason
+
+
+@pytest.mark.parametrize("name", ["a.b.example.com", "", ".", "..", "a..\x1b", "x" * 253])
+def test_questions(engine, name):
+    """A question comes along whatever it asks; the line is that of the pattern, if one holds it."""
+    records(engine, replace(APPLIED, generation=4, tables=replace(TABLES, rules=(HOSTS,))))
+    question = Question(name=name, type=1)
+    attempt = replace(
+        ATTEMPT, code=ReasonCode.QUESTION, rule=0, generation=4, name="other", question=question
+    )
+    (seen,) = records(engine, AttemptSeen(attempt=attempt, process=None))
+
+    assert seen.question == question
+    assert seen.reason.line == (2 if name.endswith(".example.com") else 5)

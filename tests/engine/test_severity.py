@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import pytest
-from rig.records import endpoint, flow, permitted, state
+from rig.records import asked, endpoint, flow, permitted, state
 
 from agentwall.engine.severity import Severity, severity_of
-from agentwall.flow.record import GapRecord
-from agentwall.flow.verdict import Direction, Verdict
+from agentwall.flow.record import GapRecord, Question
+from agentwall.flow.verdict import Direction, Reason, ReasonCode, Verdict
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,25 @@ from agentwall.flow.verdict import Direction, Verdict
         ),
         # A visitor from a private network is not the sandbox reaching into one.
         (flow(remote=endpoint("10.0.0.1", 5000), direction=Direction.IN), Severity.LOW),
+        # A question is harmless wherever its server is; playing the server is not.
+        (asked("evil.example", 1), Severity.LOW),
+        (asked("", 0, reason=Reason(code=ReasonCode.NOT_A_QUESTION)), Severity.LOW),
+        (asked("evil.example", 1, verdict=Verdict.ALLOW), Severity.INFO),
+        (
+            flow(
+                remote=endpoint("169.254.169.254", 0),
+                reason=Reason(code=ReasonCode.REBINDING),
+                question=Question(name="evil.example", type=1),
+            ),
+            Severity.MEDIUM,
+        ),
+        (flow(reason=Reason(code=ReasonCode.FORGED)), Severity.HIGH),
+        (
+            flow(reason=Reason(code=ReasonCode.FORGED), direction=Direction.IN),
+            Severity.HIGH,
+        ),
+        (flow(reason=Reason(code=ReasonCode.NETNS)), Severity.HIGH),
+        (flow(reason=Reason(code=ReasonCode.SERVER_NAME)), Severity.LOW),
         (state("started"), Severity.INFO),
         (state("damaged"), Severity.CRITICAL),
     ],
@@ -46,6 +65,7 @@ def test_severity_of_record(record, severity):
         ("event-file", Severity.MEDIUM),
         ("flows", Severity.INFO),
         ("flow-table", Severity.INFO),
+        ("names", Severity.INFO),
     ],
 )
 def test_lost_denials_count_as_denials(where, severity):

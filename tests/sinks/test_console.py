@@ -10,6 +10,8 @@ import pytest
 from rig.records import (
     DENIED,
     ICMP,
+    SANDBOX,
+    asked,
     endpoint,
     flow,
     permitted,
@@ -19,6 +21,7 @@ from rig.records import (
     totals,
 )
 
+from agentwall.flow.record import GapRecord, Question
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.sinks.console import MAX_LINES, Console, denial_line
 
@@ -41,8 +44,19 @@ def said(*records, quiet=False):
         ),
         (
             flow(verdict=Verdict.WOULD_DENY, errno=None, name="a.example"),
-            "would be denied tcp 203.0.113.7:443 (a.example) (connect) by curl[4242]: "
-            "no rule allows it; to permit, under allow: - {cidr: 203.0.113.7, ports: [443]}",
+            "would be denied tcp a.example:443 (203.0.113.7) (connect) by curl[4242]: "
+            "no rule allows it; to permit, under allow: - {host: a.example}",
+        ),
+        (
+            asked("evil.example.net", 1),
+            "denied DNS question for evil.example.net (A) to 10.20.0.2 (outgoing packet) by "
+            "curl[4242]: no rule permits the name; to permit, under allow: "
+            "- {host: evil.example.net}",
+        ),
+        (
+            asked("a\x1b[2J\n.example", 16),
+            "denied DNS question for a\\x1b[2J\\x0a.example (TXT) to 10.20.0.2 (outgoing packet) "
+            "by curl[4242]: no rule permits the name; no rule can name that",
         ),
         (
             flow(remote=endpoint("10.20.0.9", 22), reason=DENIED),
@@ -91,6 +105,47 @@ def test_equal_denials_are_said_once():
 
     assert len(lines) == 2
     assert console.summary_lines()[0].startswith("4 denied (2 distinct), ")
+
+
+def test_both_kinds_of_address_are_one_question():
+    """A resolver asks for A and AAAA at a time; another type is another denial."""
+    _, lines = said(asked("a.example", 1), asked("a.example", 28), asked("a.example", 16))
+
+    assert len(lines) == 2
+
+
+def test_a_name_is_one_destination():
+    """Denials at several addresses of one name are said once, by the name."""
+    others = [flow(remote=endpoint(f"203.0.113.{n}", 443), name="a.example") for n in (7, 8, 9)]
+
+    console, lines = said(*others)
+
+    assert len(lines) == 1
+    assert console.summary_lines()[0].startswith("3 denied (1 distinct), ")
+
+
+def test_addresses_that_were_not_learned():
+    """They are no lost events, and say so."""
+    gap = GapRecord(sandbox=SANDBOX, time_ns=1, mono_ns=1, where="names", lost=3)
+
+    console, lines = said(gap, gap)
+
+    assert (lines, console.lost) == ([], 0)
+    assert console.summary_lines()[1:] == ["names: 6 addresses not learned"]
+
+
+@pytest.mark.parametrize("code", ReasonCode)
+def test_every_reason_has_words(code):
+    """Whatever the reason, with a name, with a question and with neither, there is a line."""
+    reason = Reason(code=code)
+    question = Question(name="said.example", type=None)
+    plain = denial_line(flow(reason=reason))
+    named = denial_line(flow(reason=reason, name="a.example"))
+    told = denial_line(flow(reason=reason, name="a.example", question=question))
+
+    assert "203.0.113.7:443" in plain
+    assert "tcp a.example:443 (203.0.113.7)" in named
+    assert "said.example" in told
 
 
 def test_what_is_permitted_is_only_counted():

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from rig.records import CURL, STARTED, endpoint, flow
+from rig.records import CURL, STARTED, asked, endpoint, flow
 from rig.strategies_of_records import RECORDS
 
 from agentwall.flow.record import Record
@@ -44,16 +44,27 @@ def test_a_flow_in_full():
 
     assert list(document) == [
         *("schema", "id", "kind", "time", "mono_ns", "sandbox", "process", "direction"),
-        *("protocol", "local", "remote", "claimed", "verdict", "reason", "hook", "errno"),
-        *("socket_type", "bytes_out", "bytes_in", "duration_ns", "count", "prev"),
+        *("protocol", "local", "remote", "claimed", "question", "verdict", "reason", "hook"),
+        *("errno", "socket_type", "bytes_out", "bytes_in", "duration_ns", "count", "prev"),
     ]
     assert document["schema"] == "agentwall.event/1"
     assert document["time"] == "2026-09-21T14:13:20.123456789Z"
     assert document["protocol"] == "tcp"
     assert document["remote"] == {"address": "203.0.113.7", "port": 443, "name": "example.com"}
     assert document["claimed"] == {"address": "10.0.0.1", "port": 53}
+    assert document["question"] is None
     assert document["reason"] == {"code": "no-rule", "rule": None, "file": None, "line": None}
     assert document["process"]["source"] == "proc"
+
+
+@pytest.mark.parametrize(
+    ("type_", "text"), [(1, "A"), (28, "AAAA"), (65, "HTTPS"), (65280, "TYPE65280"), (None, None)]
+)
+def test_a_question(type_, text):
+    """What was asked stands by itself, its type in words."""
+    document = json.loads(format_line(logged(asked("evil.example.net", type_))))
+
+    assert document["question"] == {"name": "evil.example.net", "type": text}
 
 
 def test_the_schema_is_the_first_key():

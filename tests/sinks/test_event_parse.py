@@ -43,6 +43,14 @@ def document(record: Record | None = None) -> dict[str, Any]:
         ("verdict", ["deny"], "verdict: expected one of allow, deny, would-deny, got a list"),
         ("hook", "lsm", "hook: expected one of connect4"),
         ("reason.code", None, "code: expected one of rule"),
+        ("question", "a.example", "question: expected an object, got 'a.example'"),
+        ("question", {"name": 7, "type": "A"}, "name: expected text, got 7"),
+        ("question", {"name": "a", "type": 1}, "type: expected text, got 1"),
+        (
+            "question",
+            {"name": "a", "type": "TYPE65536"},
+            "question.type: expected a DNS record type such as AAAA or TYPE65280, got 'TYPE65536'",
+        ),
         ("process.argv", ["a", 1], "argv: expected a list of text or null, got a list"),
         ("process.comm", "x" * 5 + "\n", None),
     ],
@@ -62,6 +70,14 @@ def test_wrong_values_are_named(path, value, problem):
         with pytest.raises(EventFormatError) as caught:
             parse(found)
         assert str(caught.value).startswith(problem)
+
+
+def test_a_line_without_a_question():
+    """Lines from before questions were logged are read as having none."""
+    found = document()
+    del found["question"]
+
+    assert parse(found).record == flow()
 
 
 @pytest.mark.parametrize(

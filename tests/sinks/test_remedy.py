@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from rig.records import DENIED, UDP, endpoint, flow
+from rig.records import DENIED, UDP, asked, endpoint, flow
 
 from agentwall.flow.verdict import Direction, Reason, ReasonCode
 from agentwall.sinks.remedy import remedy_for
@@ -25,6 +25,12 @@ from agentwall.sinks.remedy import remedy_for
                 remote=endpoint("10.0.0.1", 5),
             ),
             "under inbound: - {cidr: 10.0.0.1, ports: [8888]}",
+        ),
+        (flow(name="a.example"), "under allow: - {host: a.example}"),
+        (asked("b.example", 1, name="a.example"), "under allow: - {host: b.example}"),
+        (
+            flow(remote=endpoint("10.0.0.1", 443), name="a.example"),
+            "under allow: - {cidr: 10.0.0.1, ports: [443]}",
         ),
         (flow(reason=DENIED), "no allow can undo it: denied by rl-rollout:deny[0]"),
         (

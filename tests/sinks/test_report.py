@@ -27,7 +27,7 @@ from rig.records import (
 from rig.strategies_of_records import RECORDS
 
 from agentwall.engine.severity import Severity
-from agentwall.flow.record import Sandbox
+from agentwall.flow.record import GapRecord, Sandbox
 from agentwall.flow.verdict import Direction, Hook, Verdict
 from agentwall.sinks import report as report_module
 from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent
@@ -76,6 +76,28 @@ def test_equal_denials_are_one_row():
 def test_different_denials_are_two_rows(other):
     """Another address, port, program, rule, verdict, sandbox or direction is another row."""
     assert len(report_on([flow(), other]).denials) == 2
+
+
+def test_a_name_is_one_row():
+    """Addresses of one name are one row that lists them; its totals find it."""
+    sight = permitted(name="a.example")
+    other = replace(sight, remote=endpoint("198.51.100.11", 443))
+
+    found = report_on([sight, other, totals(sight, out=1, back=2), totals(other, out=3, back=4)])
+    (row,) = found.permitted
+
+    assert (row.name, row.count, row.bytes_out, row.bytes_in) == ("a.example", 2, 4, 6)
+    assert [str(address) for address in row.addresses] == ["198.51.100.10", "198.51.100.11"]
+    assert found.processes[0].destinations == 2
+
+
+def test_addresses_that_were_not_learned_are_no_lost_events():
+    """They are told as a gap, and do not count as events."""
+    gap = GapRecord(sandbox=SANDBOX, time_ns=START_NS, mono_ns=1, where="names", lost=3)
+    found = report_on([gap])
+
+    assert (found.totals.lost, found.gaps) == (0, (gap,))
+    assert found.severity is Severity.INFO
 
 
 def test_visitors_are_judged_by_the_sandboxes_port():

@@ -11,6 +11,7 @@ from rig.records import (
     FINISHED,
     STARTED,
     UDP,
+    asked,
     endpoint,
     flow,
     process,
@@ -51,7 +52,20 @@ def visits(protocol=6):
 @pytest.mark.parametrize(
     ("records", "words"),
     [
-        ([flow(name="a.example\n")], "tcp 203.0.113.7:443 (a.example\\x0a)"),
+        ([flow(name="a.example\n")], "tcp a.example\\x0a:443 (203.0.113.7)"),
+        (
+            [flow(remote=endpoint(f"203.0.113.{n}", 443), name="a.example") for n in (7, 8, 9)],
+            "tcp a.example:443 (203.0.113.7 and 2 more)",
+        ),
+        (
+            [flow(remote=endpoint("203.0.113.1", n), name="a.example") for n in range(1, 6)],
+            "tcp a.example, 5 ports, 1 to 5",
+        ),
+        ([asked("a\n.example", 28)], "DNS question for a\\x0a.example (AAAA) to 10.20.0.2"),
+        (
+            [asked(f"{n}.evil.example", 16) for n in range(7)],
+            "7 DNS questions to 10.20.0.2, the first for 0.evil.example (TXT)",
+        ),
         (
             [flow(remote=endpoint(f"203.0.113.{n}", 22)) for n in range(1, 6)],
             "tcp port 22 at 5 addresses, 203.0.113.1 to 203.0.113.5",

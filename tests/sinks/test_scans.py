@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from rig.records import DENIED, endpoint, flow, process
+from rig.records import DENIED, asked, endpoint, flow, process
 
 from agentwall.flow.verdict import Reason, ReasonCode
 from agentwall.sinks.report import ReportBuilder
@@ -34,6 +34,29 @@ def test_a_scan_of_ports_is_one_group():
     (group,) = groups_of([flow(remote=endpoint("10.0.0.1", n)) for n in (80, 22, 443, 8080)])
 
     assert (group.ports, group.addresses) == ((22, 8080), None)
+
+
+def test_many_questions_are_one_group():
+    """A tunnel through DNS is one thing, and never a scan of the server's address."""
+    (group,) = groups_of([asked(f"{n}.evil.example", 16) for n in range(300)])
+
+    assert (group.questions, group.count, group.addresses, group.ports) == (300, 300, None, None)
+
+
+def test_few_questions_stay_rows():
+    """Below the limit each question stands for itself."""
+    groups = groups_of([asked(f"{n}.example", 1) for n in range(1, FEWEST)])
+
+    assert [group.questions for group in groups] == [0] * (FEWEST - 1)
+
+
+def test_names_are_no_scan():
+    """Many names at one port are not many addresses."""
+    records = [
+        flow(remote=endpoint(f"203.0.113.{n}", 443), name=f"{n}.example") for n in range(1, 9)
+    ]
+
+    assert [group.addresses for group in groups_of(records)] == [None] * 8
 
 
 def test_few_rows_stay_rows():
