@@ -5,24 +5,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import stat
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agentwall.cli.event_files import read_all
 from agentwall.cli.failures import EXIT_USAGE, print_lines
 from agentwall.engine.severity import Severity
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.audit_json import encode_report
-from agentwall.sinks.escape import printable, shorten
-from agentwall.sinks.event_json import LoggedEvent
-from agentwall.sinks.eventlog import Damage, LogError, read_log
 from agentwall.sinks.markdown import format_markdown
 from agentwall.sinks.pretty import export_svg, format_plain, make_console, print_report
 from agentwall.sinks.report import Filters, ReportBuilder
@@ -31,18 +25,8 @@ from agentwall.sinks.rfc3339 import NS_PER_S, parse_time
 
 EXIT_FOUND = 1
 NEVER = "never"
-_SHOW_PROGRESS_BYTES = 8 << 20
-_PROGRESS_EVERY = 5000
 _AGO = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_CAPTURE_MAGICS = (
-    b"\xa1\xb2\xc3\xd4",
-    b"\xd4\xc3\xb2\xa1",
-    b"\xa1\xb2\x3c\x4d",
-    b"\x4d\x3c\xb2\xa1",
-    b"\x0a\x0d\x0d\x0a",
-)
-"""Of pcap in both byte orders and resolutions, and of pcapng."""
 
 
 class SinceType(click.ParamType[int]):
@@ -108,7 +92,7 @@ def audit(
     """
     wanted = None if verdict is None else Verdict(verdict)
     builder = ReportBuilder(Filters(since_ns=since, verdict=wanted, process=process))
-    problems = _read_all(events, builder)
+    problems = read_all(events, builder)
     report = builder.report()
     if report.events or not problems:
         _show(report, format_)
@@ -147,67 +131,3 @@ def _draw(report: AuditReport, svg: str) -> list[str]:
     except OSError as err:
         return [f"{svg}: {err.strerror}"]
     return []
-
-
-def _read_all(names: tuple[str, ...], builder: ReportBuilder) -> list[str]:
-    """Feed every input to *builder*; return what could not be read, a line each."""
-    problems = []
-    for name in names:
-        try:
-            for path in _expand(name):
-                problems += _read_one(path, builder)
-        except OSError as err:
-            problems.append(f"{name}: {err.strerror}")
-    return problems
-
-
-def _expand(name: str) -> list[str]:
-    if name == "-" or not Path(name).is_dir():
-        return [name]
-    found = sorted(str(path) for path in Path(name).glob("*.jsonl") if path.is_file())
-    if not found:
-        raise FileNotFoundError(0, "expected event files (*.jsonl) in the directory, got none")
-    return found
-
-
-def _read_one(path: str, builder: ReportBuilder) -> list[str]:
-    name = "stdin" if path == "-" else path
-    builder.begin(name)
-    before = builder.events
-    raw = io.FileIO(0, closefd=False) if path == "-" else io.FileIO(path)
-    with io.BufferedReader(raw, 1 << 20) as stream:
-        # A pcapng file begins with a line end, so the first line alone does not tell.
-        if stream.peek(4)[:4] in _CAPTURE_MAGICS:
-            return [f"{name}: expected an event file, got a packet capture"]
-        for item in _with_progress(read_log(stream, name), stream, name):
-            if isinstance(item, LogError) and item.damage is Damage.UNREADABLE:
-                return [str(item)]
-            builder.add(item)
-    if builder.events == before:
-        return [f"{name}: expected events of agentwall run, got none"]
-    return []
-
-
-def _with_progress(
-    items: Iterator[LoggedEvent | LogError], stream: io.BufferedReader[io.FileIO], name: str
-) -> Iterator[LoggedEvent | LogError]:
-    """Yield *items*, with a progress bar on stderr where that is a terminal and the file long."""
-    status = os.fstat(stream.fileno())
-    if not (stat.S_ISREG(status.st_mode) and status.st_size > _SHOW_PROGRESS_BYTES):
-        yield from items
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-    console = make_console(sys.stderr)
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        title = shorten(printable(Path(name).name), 40)
-        task = progress.add_task(title, total=status.st_size)
-        for number, item in enumerate(items):
-            if number % _PROGRESS_EVERY == 0:
-                progress.update(task, completed=stream.tell())
-            yield item

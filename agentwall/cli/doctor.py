@@ -21,9 +21,11 @@ import click
 
 from agentwall.cli.failures import EXIT_CANNOT_RUN, print_lines
 from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers
-from agentwall.errors import AgentwallError, KernelError
+from agentwall.errors import AgentwallError, KernelError, UnsupportedFeatureError
 from agentwall.flow.record import SandboxKey
 from agentwall.host import state
+from agentwall.host.netns import netns_cookie
+from agentwall.host.resolver import advise_servers, read_resolv_conf
 from agentwall.host.roads import Road, find_roads
 from agentwall.kernel import pins
 from agentwall.kernel.cgroup2 import attachable, temporary_cgroup
@@ -100,6 +102,7 @@ def _examine() -> Checkup:
     is_able = all(f.state is State.SUPPORTED for f in features if f.group is Group.HOST)
     if is_able:
         features.append(_try_wall())
+    features += _name_features()
     return Checkup(
         features=features,
         translators=_translators() if is_able else [],
@@ -129,6 +132,23 @@ def _try_wall() -> Feature:
         required=True,
         remedy="" if found is State.SUPPORTED else "what is missing above; else report it",
     )
+
+
+def _name_features() -> Iterator[Feature]:
+    """Yield what rules on names depend on beside the wall's hooks."""
+    yield Feature(
+        name="resolv.conf",
+        group=Group.HOST,
+        state=State.SUPPORTED,
+        detail=advise_servers(read_resolv_conf()),
+        required=False,
+    )
+    try:
+        netns_cookie()
+        detail, found = "there: DNS answers count in the sandbox's own one only", State.SUPPORTED
+    except UnsupportedFeatureError as err:
+        detail, found = str(err), State.MISSING
+    yield Feature(name="netns cookie", group=Group.HOST, state=found, detail=detail, required=False)
 
 
 def _translators() -> list[ProgramInfo]:

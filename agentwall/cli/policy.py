@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.text import Text
 
 from agentwall.cli import failures
+from agentwall.cli.explanation import Explanation, as_json, as_lines, cause
+from agentwall.cli.learn import learn
 from agentwall.errors import PolicyError
 from agentwall.flow.verdict import Direction, Verdict
-from agentwall.net.destination import describe_destination, parse_destination
-from agentwall.net.endpoint import Endpoint, destination
-from agentwall.net.ports import describe, protocol_name
-from agentwall.policy.evaluate import Decision, evaluate, loopback_scope
-from agentwall.policy.explain import permit_line, suggest
+from agentwall.net.destination import describe_destination, parse_target
+from agentwall.net.endpoint import NamedEndpoint
+from agentwall.policy.evaluate import Decision, evaluate, evaluate_name, loopback_scope
 from agentwall.policy.lint import lint_policy
 from agentwall.policy.load import load_policy
-from agentwall.policy.model import Loopback, Policy, PolicyTest
+from agentwall.policy.model import Policy, PolicyTest
 from agentwall.policy.schema import json_schema
 from agentwall.sinks.escape import printable
 
@@ -31,7 +31,10 @@ _COLOURS = {Verdict.ALLOW: "green", Verdict.DENY: "red"}
 
 @click.group()
 def policy() -> None:
-    """Check, test and explain policy files."""
+    """Check, test, explain and learn policy files."""
+
+
+policy.add_command(learn)
 
 
 @policy.command()
@@ -75,8 +78,9 @@ def _summary(loaded: Policy) -> str:
 def test(files: tuple[str, ...]) -> int:
     """Judge the rows under tests by the rules alone, whatever the mode.
 
-    Loopback counts as in the host's network namespace, with listeners of others. Exits with 1 if
-    a row fails, with 2 if a policy is invalid.
+    Loopback counts as in the host's network namespace, with listeners of others; a name as if it
+    resolved to an ordinary address outside. Exits with 1 if a row fails, with 2 if a policy is
+    invalid.
     """
     code = 0
     for path in files:
@@ -100,23 +104,20 @@ def _failures(loaded: Policy) -> Iterator[str]:
         if decision.verdict is not row.expect:
             yield (
                 f"{row.where}: {describe_destination(row.remote)}: expected {row.expect.value}, "
-                f"got {decision.verdict.value} ({_cause(decision)})"
+                f"got {decision.verdict.value} ({cause(decision)})"
             )
 
 
 def _judge(loaded: Policy, row: PolicyTest) -> Decision:
+    remote = row.remote
+    if isinstance(remote, NamedEndpoint):
+        return evaluate_name(loaded, remote.name, remote.protocol, remote.port)
     return evaluate(
         loaded,
         direction=Direction.OUT,
-        remote=row.remote,
+        remote=remote,
         loopback=loopback_scope(loaded, own_netns=False),
     )
-
-
-def _cause(decision: Decision) -> str:
-    if decision.rule is None or decision.prefix is None:
-        return "no rule matches" if decision.verdict is Verdict.DENY else "loopback is free"
-    return f"{decision.rule.id} at {decision.prefix.where}"
 
 
 @policy.command()
@@ -140,103 +141,29 @@ def _cause(decision: Decision) -> str:
 def explain(path: str, dest: str, direction: str, local_port: int, style: str) -> int:
     """Say which rule decides about DEST.
 
-    DEST is ADDRESS:PORT (TCP), udp/ADDRESS:PORT, [IPV6]:PORT, icmp/ADDRESS or
-    ip/PROTOCOL/ADDRESS. Exits with 1 if it is denied.
+    DEST is ADDRESS:PORT or NAME:PORT (TCP), udp/ADDRESS:PORT, [IPV6]:PORT, icmp/ADDRESS or
+    ip/PROTOCOL/ADDRESS. A name counts as if it resolved to an ordinary address outside. Exits
+    with 1 if it is denied.
     """
     try:
-        remote = parse_destination(dest)
+        remote = parse_target(dest)
     except ValueError as err:
         raise click.BadParameter(str(err), param_hint="DEST") from err
+    towards = Direction(direction)
+    if towards is Direction.IN and isinstance(remote, NamedEndpoint):
+        raise click.BadParameter(f"expected an address, got {dest!r}", param_hint="DEST")
     loaded = _load(path)
     if loaded is None:
         return failures.EXIT_USAGE
-    towards = Direction(direction)
-    port = (local_port or remote.port) if towards is Direction.IN else 0
-    decision = evaluate(
-        loaded,
-        direction=towards,
-        remote=remote,
-        local_port=port,
-        loopback=loopback_scope(loaded, own_netns=False),
-    )
+    found = Explanation.of(loaded, remote, towards, local_port)
     if style == "json":
-        click.echo(json.dumps(_explanation(loaded, remote, towards, port, decision)))
+        click.echo(json.dumps(as_json(found)))
     else:
-        _print_explanation(loaded, remote, towards, port, decision)
-    return EXIT_FINDING if decision.verdict is Verdict.DENY else 0
-
-
-def _print_explanation(
-    loaded: Policy, remote: Endpoint, direction: Direction, port: int, decision: Decision
-) -> None:
-    _say(
-        f"{decision.verdict.value}  {direction.value} {describe_destination(remote)}",
-        _COLOURS[decision.verdict],
-    )
-    rule = decision.rule
-    if rule is not None and decision.prefix is not None:
-        _say(f"  rule    {rule.id}: {decision.prefix.network}, {describe(rule.ports)}", "")
-        _say(f"  at      {decision.prefix.where}", "")
-        if rule.note:
-            _say(f"  note    {rule.note}", "")
-    else:
-        _say(f"  reason  {_cause(decision)}", "")
-    if decision.verdict is Verdict.DENY:
-        _say(f"  permit  {_suggestion(remote, direction, port, decision)}", "")
-    if note := _loopback_note(loaded, remote, direction, decision):
-        _say(f"  note    {note}", "")
-
-
-def _loopback_note(
-    loaded: Policy, remote: Endpoint, direction: Direction, decision: Decision
-) -> str | None:
-    outbound = direction is Direction.OUT and destination(remote.address).is_loopback
-    if outbound and decision.rule is None and loaded.loopback is Loopback.AUTO:
-        return (
-            "in the host's network namespace; allowed where the listener belongs to the sandbox, "
-            "or the sandbox has a network namespace of its own"
-        )
-    return None
-
-
-def _suggestion(remote: Endpoint, direction: Direction, port: int, decision: Decision) -> str:
-    return suggest(
-        protocol=remote.protocol,
-        remote=remote,
-        direction=direction,
-        local_port=port,
-        code=decision.code,
-        rule=decision.rule.id if decision.rule else None,
-    )
-
-
-def _explanation(
-    loaded: Policy, remote: Endpoint, direction: Direction, port: int, decision: Decision
-) -> dict[str, object]:
-    rule, prefix = decision.rule, decision.prefix
-    permit = None
-    if decision.verdict is Verdict.DENY and rule is None:
-        permit = permit_line(
-            protocol=remote.protocol, remote=remote, direction=direction, local_port=port
-        )
-    return {
-        "schema": "agentwall.explain/1",
-        "policy": loaded.name,
-        "direction": direction.value,
-        "protocol": protocol_name(remote.protocol),
-        "remote": {"address": str(remote.address), "port": remote.port},
-        "local_port": port if direction is Direction.IN else None,
-        "verdict": decision.verdict.value,
-        "reason": {
-            "code": decision.code.value,
-            "rule": rule.id if rule else None,
-            "file": prefix.where.path if prefix else None,
-            "line": prefix.where.line if prefix else None,
-        },
-        "prefix": str(prefix.network) if prefix else None,
-        "permit": permit,
-        "note": _loopback_note(loaded, remote, direction, decision),
-    }
+        first, *rest = as_lines(found)
+        _say(first, _COLOURS[found.decision.verdict])
+        for line in rest:
+            _say(line, "")
+    return EXIT_FINDING if found.decision.verdict is Verdict.DENY else 0
 
 
 @policy.command()

@@ -58,6 +58,12 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.command(
     cls=RunCommand,
     short_help="Run a command behind a policy.",
+    epilog=(
+        "The command's /run is its own: sockets of services that would resolve names or start "
+        "programs for it, outside (nscd, systemd-resolved, D-Bus, ...), are not in it, nor is what "
+        "others put beside them later. Where the policy has a dns key, /etc/resolv.conf names the "
+        "policy's servers."
+    ),
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
 )
 @click.option("-p", "--policy", metavar="POLICY", help="Policy file; without it all is denied.")
@@ -98,6 +104,13 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     multiple=True,
     help="Hand a descriptor to the command.",
 )
+@click.option(
+    "--keep-socket",
+    "keep_sockets",
+    metavar="PATH",
+    multiple=True,
+    help="Leave a service in reach that resolves names or starts programs; opens a road.",
+)
 @click.option("--quiet", is_flag=True, help="Write nothing to stderr but agentwall's own failures.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 def run(
@@ -111,6 +124,7 @@ def run(
     require_full: bool,
     keep_caps: tuple[str, ...],
     keep_fds: tuple[int, ...],
+    keep_sockets: tuple[str, ...],
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -137,6 +151,7 @@ def run(
             events=events,
             report=report,
             requires_full=require_full,
+            kept_sockets=keep_sockets,
         )
         _name_leftovers(console)
         outcome = run_sandbox(request, console)
@@ -146,9 +161,7 @@ def run(
     except OSError as err:
         failures.print_lines([str(err)])
         return EXIT_AGENTWALL
-    if outcome.ending.not_executed:
-        failures.print_lines([f"{command[0]}: {outcome.ending.not_executed}"])
-    _summarise(console, outcome)
+    _summarise(console, outcome, command[0])
     return _exit_code(outcome, fail_on)
 
 
@@ -176,7 +189,9 @@ def _name_leftovers(console: Console) -> None:
         )
 
 
-def _summarise(console: Console, outcome: Outcome) -> None:
+def _summarise(console: Console, outcome: Outcome, program: str) -> None:
+    if outcome.ending.not_executed:
+        failures.print_lines([f"{program}: {outcome.ending.not_executed}"])
     notes = [f"coverage: {describe_coverage(outcome.coverage)}"]
     if outcome.ending.left_behind:
         notes.append(f"ended with the command: {', '.join(outcome.ending.left_behind)}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import subprocess
@@ -109,6 +108,31 @@ def test_failed_row(capsys):
     assert out.splitlines() == ["f.yaml: 1 of 2 tests passed", "p.yaml: 2 of 2 tests passed"]
 
 
+def test_rows_with_names(capsys):
+    """A row with a name is judged as if the name had resolved to some address outside."""
+    _write(
+        "n.yaml",
+        "version: 1\n"
+        "dns: {servers: [10.20.0.2]}\n"
+        "allow:\n"
+        '  - {host: "*.example.com"}\n'
+        "tests:\n"
+        '  - {to: "Hub.Example.com:443", expect: allow}\n'
+        '  - {to: "hub.example.com:80", expect: deny}\n'
+        '  - {to: "example.com:443", expect: allow}\n'
+        '  - {to: "udp/10.20.0.2:53", expect: allow}\n'
+        '  - {to: "cdn.example.com:443", expect: deny}\n',
+    )
+    code, out, err = _run(capsys, "test", "n.yaml")
+
+    assert (code, out) == (1, "n.yaml: 3 of 5 tests passed\n")
+    assert err.splitlines() == [
+        "n.yaml:8:5: tcp/example.com:443: expected allow, got deny (no rule matches)",
+        "n.yaml:10:5: tcp/cdn.example.com:443: expected deny, got allow "
+        "(n:allow[0] at n.yaml:4:12)",
+    ]
+
+
 def test_test_of_invalid_policy(capsys):
     """An invalid policy outweighs a failed row."""
     _write("bad.yaml", "")
@@ -178,38 +202,12 @@ def test_explain(capsys, argv, expected, lines):
     assert out.splitlines() == lines
 
 
-def test_explain_loopback(capsys):
-    """What loopback: auto comes to depends on the host, and that is said."""
-    code, out, _ = _run(capsys, "explain", "-p", "p.yaml", "127.0.0.1:80")
-
-    assert code == 1
-    assert "a network namespace of its own" in out
-
-
-def test_explain_json(capsys):
-    """JSON says the same, for programs."""
-    code, out, _ = _run(capsys, "explain", "-p", "p.yaml", "10.20.0.9:8000", "--format", "json")
-
-    assert code == 1
-    assert json.loads(out) == {
-        "schema": "agentwall.explain/1",
-        "policy": "p",
-        "direction": "out",
-        "protocol": "tcp",
-        "remote": {"address": "10.20.0.9", "port": 8000},
-        "local_port": None,
-        "verdict": "deny",
-        "reason": {"code": "rule", "rule": "p:deny[0]", "file": "p.yaml", "line": 6},
-        "prefix": "10.20.0.9/32",
-        "permit": None,
-        "note": None,
-    }
-
-
 @pytest.mark.parametrize(
     "argv",
     [
         ["explain", "-p", "p.yaml", "nowhere"],
+        ["explain", "-p", "p.yaml", "hub..example.com:443"],
+        ["explain", "-p", "p.yaml", "hub.example.com:443", "--direction", "in"],
         ["explain", "-p", "p.yaml"],
         ["explain", "10.0.0.1:1"],
         ["explain", "-p", "missing.yaml", "10.0.0.1:1"],

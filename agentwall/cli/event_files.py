@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Event files as commands are given them: files, directories or stdin, with progress shown.
+
+What is in them goes to a :class:`Taker`; what could not be read comes back as lines for stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agentwall.sinks.escape import printable, shorten
+from agentwall.sinks.event_json import LoggedEvent
+from agentwall.sinks.eventlog import Damage, LogError, read_log
+from agentwall.sinks.pretty import make_console
+
+_SHOW_PROGRESS_BYTES = 8 << 20
+_PROGRESS_EVERY = 5000
+_CAPTURE_MAGICS = (
+    b"\xa1\xb2\xc3\xd4",
+    b"\xd4\xc3\xb2\xa1",
+    b"\xa1\xb2\x3c\x4d",
+    b"\x4d\x3c\xb2\xa1",
+    b"\x0a\x0d\x0d\x0a",
+)
+"""Of pcap in both byte orders and resolutions, and of pcapng."""
+
+
+class Taker(Protocol):
+    """What events are read for."""
+
+    def begin(self, source: str) -> None:
+        """Say that what follows comes from *source*."""
+
+    def add(self, item: LoggedEvent | LogError) -> None:
+        """Take one event or error."""
+
+
+def read_all(names: Iterable[str], taker: Taker) -> list[str]:
+    """Feed every input to *taker*; return what could not be read, a line each.
+
+    Args:
+        names: Event files, directories of them (``*.jsonl``), or ``-`` for stdin.
+        taker: Is also told where a file was altered or cut, in the place of the events.
+    """
+    problems = []
+    for name in names:
+        try:
+            for path in _expand(name):
+                problems += _read_one(path, taker)
+        except OSError as err:
+            problems.append(f"{name}: {err.strerror}")
+    return problems
+
+
+def _expand(name: str) -> list[str]:
+    if name == "-" or not Path(name).is_dir():
+        return [name]
+    found = sorted(str(path) for path in Path(name).glob("*.jsonl") if path.is_file())
+    if not found:
+        raise FileNotFoundError(0, "expected event files (*.jsonl) in the directory, got none")
+    return found
+
+
+def _read_one(path: str, taker: Taker) -> list[str]:
+    name = "stdin" if path == "-" else path
+    taker.begin(name)
+    has_events = False
+    raw = io.FileIO(0, closefd=False) if path == "-" else io.FileIO(path)
+    with io.BufferedReader(raw, 1 << 20) as stream:
+        # A pcapng file begins with a line end, so the first line alone does not tell.
+        if stream.peek(4)[:4] in _CAPTURE_MAGICS:
+            return [f"{name}: expected an event file, got a packet capture"]
+        for item in _with_progress(read_log(stream, name), stream, name):
+            if isinstance(item, LogError) and item.damage is Damage.UNREADABLE:
+                return [str(item)]
+            has_events = has_events or isinstance(item, LoggedEvent)
+            taker.add(item)
+    return [] if has_events else [f"{name}: expected events of agentwall run, got none"]
+
+
+def _with_progress(
+    items: Iterator[LoggedEvent | LogError], stream: io.BufferedReader[io.FileIO], name: str
+) -> Iterator[LoggedEvent | LogError]:
+    """Yield *items*, with a progress bar on stderr where that is a terminal and the file long."""
+    status = os.fstat(stream.fileno())
+    if not (stat.S_ISREG(status.st_mode) and status.st_size > _SHOW_PROGRESS_BYTES):
+        yield from items
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    console = make_console(sys.stderr)
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        title = shorten(printable(Path(name).name), 40)
+        task = progress.add_task(title, total=status.st_size)
+        for number, item in enumerate(items):
+            if number % _PROGRESS_EVERY == 0:
+                progress.update(task, completed=stream.tell())
+            yield item
