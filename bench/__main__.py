@@ -4,39 +4,43 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import report
+from bench import course, report
+from bench.events import events_table, measure_events
 from bench.footprint import footprint_table, measure_footprint
-from bench.latency import ROADS, measure_latency
+from bench.latency import measure_latency
 from bench.machine import describe_machine
+from bench.policies import write_policy
 from bench.programs import measure_programs
 from bench.tables import Table, as_markdown, as_text
 from bench.throughput import measure_throughput
 from bench.toolchain import Built, build
 from bench.variants import (
     OTHER_CPU,
-    Agentwall,
     Bare,
-    Beside,
     EmptyPrograms,
     Nftables,
     Variant,
     prepare_all,
-    write_policy,
 )
+from bench.walls import Agentwall, Beside
 
 EXIT_UNSUPPORTED = 77
-_NEEDED = ("bpftool", "cc", "clang", "ip", "iperf3", "nft", "nsenter", "ss")
-_MANY_RULES = 100_000
-_STATISTICS_ROUNDS = 15
+_NEEDED = ("bpftool", "cc", "clang", "dnsmasq", "ip", "iperf3", "nft", "nsenter", "ss")
+# Of what needs fewer rounds than the latencies do; with fewer of those, there are fewer of these.
+_EVENTS_ROUNDS = 15
+_FOOTPRINT_ROUNDS = 5
+_STATISTICS_ROUNDS = 9
 
 
 def main() -> int:
@@ -62,7 +66,7 @@ def main() -> int:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=61, help="of latency (default 61)")
+    parser.add_argument("--rounds", type=int, default=41, help="of latency (default 41)")
     parser.add_argument("--streams", type=int, default=9, help="rounds of iperf3 (default 9)")
     parser.add_argument("--seconds", type=int, default=1, help="of one iperf3 run (default 1)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a document as well")
@@ -73,33 +77,83 @@ def _progress(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Policies:
+    plain: Path
+    ten_thousand: Path
+    few: Path
+    many: Path
+    few_by_name: Path
+    many_by_name: Path
+
+
+def _write_policies(scratch: Path) -> _Policies:
+    few, many = course.FEW_ENTRIES, course.MANY_ENTRIES
+    return _Policies(
+        plain=write_policy(scratch / "plain", addresses=few),
+        ten_thousand=write_policy(scratch / "ten-thousand", addresses=course.NFT_ENTRIES),
+        few=write_policy(scratch / "few", addresses=few, names=few),
+        many=write_policy(scratch / "many", addresses=many, names=many),
+        few_by_name=write_policy(scratch / "fbn", addresses=few, names=few, by_name=True),
+        many_by_name=write_policy(scratch / "mbn", addresses=many, names=many, by_name=True),
+    )
+
+
+def _variants(built: Built, policies: _Policies) -> Mapping[str, Variant]:
+    resolving = built.probe
+    return {
+        course.BARE: Bare(),
+        course.AGAIN: Bare(),
+        course.EMPTY: EmptyPrograms(built.empty_object),
+        course.NFTABLES: Nftables(),
+        course.AGENTWALL: Agentwall.from_file(policies.plain),
+        course.TEN_THOUSAND: Agentwall.from_file(policies.ten_thousand),
+        course.BESIDE: Beside(Agentwall.from_file(policies.plain)),
+        course.FEW: Agentwall.from_file(policies.few),
+        course.MANY: Agentwall.from_file(policies.many),
+        course.FEW_BY_NAME: Agentwall.from_file(policies.few_by_name, resolving=resolving),
+        course.MANY_BY_NAME: Agentwall.from_file(policies.many_by_name, resolving=resolving),
+    }
+
+
 def _measure(
     built: Built, scratch: Path, options: argparse.Namespace
 ) -> tuple[list[Table], list[str]]:
-    few_rules = write_policy(scratch / "few", 0)
-    many_rules = write_policy(scratch / "many", _MANY_RULES)
-    variants: Mapping[str, Variant] = {
-        report.BARE: Bare(),
-        report.AGAIN: Bare(),
-        report.EMPTY: EmptyPrograms(built.empty_object),
-        report.NFTABLES: Nftables(),
-        report.AGENTWALL: Agentwall.from_file(few_rules),
-        report.MANY_RULES: Agentwall.from_file(many_rules),
-        report.BESIDE: Beside(Agentwall.from_file(few_rules)),
-    }
-    with prepare_all(variants) as places:
-        samples = measure_latency(built.probe, places, options.rounds, _progress)
-        streamed = {name: places[name] for name in report.THROUGHPUT_VARIANTS}
+    rounds, probe = options.rounds, built.probe
+    policies = _write_policies(scratch)
+    # First, while this process is small: the garbage collector's time is part of the figure.
+    events = measure_events(
+        Agentwall.from_file(policies.few_by_name, resolving=probe),
+        min(rounds, _EVENTS_ROUNDS),
+        _progress,
+    )
+    footprints = measure_footprint(
+        {
+            "10 addresses": policies.plain,
+            "10 addresses, 10 names": policies.few,
+            "100 000 addresses, 100 000 names": policies.many,
+        },
+        min(rounds, _FOOTPRINT_ROUNDS),
+        _progress,
+    )
+    with prepare_all(_variants(built, policies)) as places:
+        # Hundreds of thousands of rules that stay: going through them would disturb samples.
+        gc.freeze()
+        samples = measure_latency(probe, places, course.LEGS, rounds, _progress)
+        streamed = {name: places[name] for name in course.THROUGHPUT_VARIANTS}
         rates = measure_throughput(streamed, options.streams, options.seconds, _progress)
-        profiled = {name: places[name] for name in (report.EMPTY, report.AGENTWALL)}
-        costs = measure_programs(built.probe, profiled, ROADS[0], _STATISTICS_ROUNDS, _progress)
-    policies = [("2 rules", few_rules), (f"{_MANY_RULES} rules", many_rules)]
-    footprints = measure_footprint(policies, _progress)
+        profiled = min(rounds, _STATISTICS_ROUNDS)
+        costs = measure_programs(probe, places, course.PROFILED_LEGS, profiled, _progress)
     tables = [
-        report.latency_table(samples, options.rounds),
+        report.latency_table(samples, rounds),
+        report.entries_table(samples, rounds),
         report.throughput_table(rates, options.streams),
-        report.scale_table(samples, options.rounds),
+        report.scale_table(samples, rounds),
+        report.names_table(samples, rounds),
+        report.lookup_table(samples, rounds),
+        report.neighbours_table(samples, rounds),
         footprint_table(footprints),
+        events_table(events),
         report.programs_table(costs),
     ]
     return tables, [report.noise(samples, rates)]
@@ -112,7 +166,8 @@ figures come from one run on the machine named here. Only one variant is in forc
 ratios compare samples of one round, milliseconds apart, and the order of the variants rotates from
 round to round. The probe is one thread, pinned, and its listener lies outside the sandbox. The
 permitted destination is an ordinary address that a CIDR rule allows; on loopback, the policy's
-`loopback` permits it. Events are on and read.
+`loopback` permits it. Names are resolved through a real dnsmasq before each sample. Events are on
+and read.
 """
 
 

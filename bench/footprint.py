@@ -3,130 +3,70 @@
 
 from __future__ import annotations
 
-import enum
-import itertools
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from agentwall.kernel.wall import Wall
-from agentwall.policy.load import load_policy
-from bench.ground import make_cgroup, run
+from bench.ground import run
 from bench.ratios import Spread, spread
+from bench.stand import Step
 from bench.tables import Table
-from bench.variants import GENERATION, Agentwall
 
-_REPEATS = 9
+RULES_TARGET_S = 5
+"""At most: read, compiled and written, 100 000 addresses and as many names."""
+PEAK_TARGET_MB = 500
+"""At most: resident meanwhile, of the same."""
+_RULES = (Step.READ, Step.COMPILE, Step.APPLY)
 
-
-class Step(enum.Enum):
-    """What has to be done until a policy is in force, in this order."""
-
-    READ = "read"
-    COMPILE = "compile"
-    LOAD = "load"
-    APPLY = "write rules"
-    ADMIT = "admit"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
-    """Of one policy."""
-
-    title: str
-    steps_s: Mapping[Step, Spread]
-    total_s: Spread
-    maps_bytes: int
-    """What the kernel says its maps take (bytes_memlock)."""
-    resident_bytes: int
-    """Of a process that holds the wall in force and reads its events."""
+Footprints = Mapping[str, Sequence[Mapping[str, float]]]
+"""What :func:`bench.stand.stand` returned each time, by the title of the policy."""
 
 
 def measure_footprint(
-    policies: Sequence[tuple[str, Path]], progress: Callable[[str], None]
-) -> list[Footprint]:
-    """Measure each of *policies*, a title and a file."""
-    return [_measure(title, path, progress) for title, path in policies]
+    policies: Mapping[str, Path], rounds: int, progress: Callable[[str], None]
+) -> Footprints:
+    """Put each of *policies*, files by title, in force *rounds* times, each in a process."""
+    found: dict[str, list[Mapping[str, float]]] = {title: [] for title in policies}
+    for number in range(rounds):
+        progress(f"footprint: round {number + 1} of {rounds}")
+        for title, path in policies.items():
+            found[title].append(json.loads(run(sys.executable, "-m", "bench.stand", path)))
+    return found
 
 
-def _measure(title: str, path: Path, progress: Callable[[str], None]) -> Footprint:
-    progress(f"footprint: {title}")
-    durations: list[dict[Step, float]] = []
-    for _ in range(_REPEATS):
-        with make_cgroup() as cgroup, _timed(path, cgroup) as found:
-            durations.append(found)
-            maps_bytes = _maps_bytes(cgroup)
-    return Footprint(
-        title=title,
-        steps_s={step: spread([found[step] for found in durations]) for step in Step},
-        total_s=spread([sum(found.values()) for found in durations]),
-        maps_bytes=maps_bytes,
-        resident_bytes=_resident_bytes(path),
-    )
-
-
-@contextmanager
-def _timed(path: Path, cgroup: Path) -> Iterator[dict[Step, float]]:
-    marks = [time.perf_counter()]
-    policy = load_policy(path)
-    marks.append(time.perf_counter())
-    agentwall = Agentwall(policy)
-    marks.append(time.perf_counter())
-    with Wall.load() as wall:
-        marks.append(time.perf_counter())
-        wall.apply(GENERATION, agentwall.tables)
-        marks.append(time.perf_counter())
-        with agentwall.admitted(wall, cgroup):
-            marks.append(time.perf_counter())
-            yield {
-                step: end - start
-                for step, (start, end) in zip(Step, itertools.pairwise(marks), strict=True)
-            }
-
-
-def _maps_bytes(cgroup: Path) -> int:
-    attached = json.loads(run("bpftool", "--json", "cgroup", "show", cgroup))
-    ids: set[int] = set()
-    for found in attached:
-        program = json.loads(run("bpftool", "--json", "prog", "show", "id", str(found["id"])))
-        ids.update(program.get("map_ids", ()))
-    maps = (json.loads(run("bpftool", "--json", "map", "show", "id", str(i))) for i in ids)
-    return sum(int(found["bytes_memlock"]) for found in maps)
-
-
-# In a process of its own: this one holds a good deal more than a wall.
-def _resident_bytes(policy: Path) -> int:
-    command = [sys.executable, "-m", "bench.resident", str(policy)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout)
-
-
-def footprint_table(footprints: Sequence[Footprint]) -> Table:
+def footprint_table(footprints: Footprints) -> Table:
     """Return one row a policy."""
-    rows = [
-        [
-            of.title,
-            *(_milliseconds(of.steps_s[step]) for step in Step),
-            _milliseconds(of.total_s),
-            f"{of.maps_bytes / 2**20:.1f} MiB",
-            f"{of.resident_bytes / 2**20:.1f} MiB",
-        ]
-        for of in footprints
-    ]
+    rounds = max(len(runs) for runs in footprints.values())
     return Table(
         title="Until the wall stands, and what it holds",
         note="'load' is the BPF object, verified; 'admit' is attach, bind and activate: what one "
-        "more sandbox takes. 'kernel maps' is what the kernel accounts to them; 'resident' is the "
-        f"process that holds the wall, Python included. Medians of {_REPEATS} and quartiles.",
-        header=["policy", *(step.value for step in Step), "all", "kernel maps", "resident"],
-        rows=rows,
+        "more sandbox takes. 'rules' is read, compile and write. 'kernel maps' is what the kernel "
+        "accounts to them; 'resident' is the process that holds the wall, Python included, and "
+        f"'peak' the most it ever held. Targets, for the last row: rules <= {RULES_TARGET_S} s, "
+        f"peak <= {PEAK_TARGET_MB} MB. Medians of {rounds} and quartiles; each is a process of "
+        "its own.",
+        header=[
+            *("policy", *(step.value for step in Step), "rules", "all"),
+            *("kernel maps", "resident", "peak"),
+        ],
+        rows=[_row(title, runs) for title, runs in footprints.items()],
     )
+
+
+def _row(title: str, runs: Sequence[Mapping[str, float]]) -> list[str]:
+    return [
+        title,
+        *(_milliseconds(spread([one[step.name] for one in runs])) for step in Step),
+        _milliseconds(spread([sum(one[step.name] for step in _RULES) for one in runs])),
+        _milliseconds(spread([sum(one[step.name] for step in Step) for one in runs])),
+        *(_megabytes([one[key] for one in runs]) for key in ("maps", "resident", "peak")),
+    ]
 
 
 def _milliseconds(value: Spread) -> str:
     return f"{value.median * 1e3:.1f} ms ({value.low * 1e3:.1f}-{value.high * 1e3:.1f})"
+
+
+def _megabytes(samples: Sequence[float]) -> str:
+    return f"{spread(samples).median / 1e6:.1f} MB"

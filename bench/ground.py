@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from agentwall.host import libc
 from agentwall.kernel.cgroup2 import own_cgroup
 
 LOOPBACK_ADDRESS = "127.0.0.1"
@@ -26,6 +29,8 @@ FAR_ADDRESS = "203.0.113.2"
 NEAR_ADDRESS = "203.0.113.1"
 
 _SETTLE_S = 5.0
+_CLONE_NEWNET = 0x4000_0000
+_T = TypeVar("_T")
 _numbers = itertools.count(1)
 
 
@@ -43,6 +48,26 @@ class Ground:
     def outside(self, *command: str | Path) -> list[str]:
         """Return *command* as run in the far namespace."""
         return ["nsenter", f"--net=/run/netns/{self.far}", *map(str, command)]
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Call *function* in the near namespace, on a thread of its own, and return its result."""
+        outcome: list[_T] = []
+        errors: list[Exception] = []
+
+        def enter_and_call() -> None:
+            try:
+                with open(f"/run/netns/{self.near}", "rb") as namespace:
+                    libc.setns(namespace.fileno(), _CLONE_NEWNET)
+                outcome.append(function())
+            except Exception as err:  # noqa: BLE001 - raised again by the caller's thread
+                errors.append(err)
+
+        thread = threading.Thread(target=enter_and_call)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return outcome[0]
 
 
 def run(*command: str | Path, text: str | None = None) -> str:

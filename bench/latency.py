@@ -1,51 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nanoseconds per connect and sendto, every variant in every round, in rotating order."""
+"""Nanoseconds per operation, every variant in every round, in rotating order."""
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.ground import FAR_ADDRESS, LOCAL_ADDRESS, LOOPBACK_ADDRESS, run
+from bench.course import Leg, Operation, Road
+from bench.ground import run
+from bench.policies import PERMITTED_NAME
 from bench.ratios import rotated
 from bench.variants import PROBE_CPU, Place
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What the probe times."""
-
-    name: str
-    """The probe's word for it."""
-    title: str
-    count: int
-    """Timed operations in one sample: ten milliseconds or so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Road:
-    """Where the operation goes to."""
-
-    title: str
-    address: str
-    is_far: bool
-    """The listener is behind the veth."""
-
-
-OPERATIONS = (
-    Operation("tcp", "TCP connect + accept + close", 320),
-    Operation("tcp-stream", "TCP, 64 KiB sent and read", 640),
-    Operation("udp-sendto", "UDP sendto", 2_560),
-    Operation("udp-connect", "UDP connect", 9_600),
-)
-ROADS = (
-    Road("local address", LOCAL_ADDRESS, False),
-    Road("across a veth", FAR_ADDRESS, True),
-    Road("loopback", LOOPBACK_ADDRESS, False),
-)
 
 Samples = Mapping[tuple[str, str, str], list[float]]
 """Nanoseconds by (operation title, road title, variant name), one a round."""
@@ -64,6 +31,7 @@ class Sample:
 def sample(probe: Path, operation: Operation, road: Road, place: Place) -> Sample:
     """Run *probe* at *place*: time *operation* over *road*."""
     options = ["--address", road.address, "--cgroup", str(place.cgroup), "--cpu", str(PROBE_CPU)]
+    options += ["--name", PERMITTED_NAME]
     if road.is_far:
         options += ["--listener-netns", f"/run/netns/{place.ground.far}"]
     # What else runs on this machine shall not take the processor in the middle of a batch.
@@ -75,16 +43,17 @@ def sample(probe: Path, operation: Operation, road: Road, place: Place) -> Sampl
 def measure_latency(
     probe: Path,
     places: Mapping[str, Place],
+    legs: Sequence[Leg],
     rounds: int,
     progress: Callable[[str], None],
 ) -> Samples:
-    """Sample every operation and road at every place *rounds* times."""
+    """Sample every leg under each of its variants *rounds* times."""
     samples: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for number in range(rounds):
         progress(f"latency: round {number + 1} of {rounds}")
-        for operation, road in itertools.product(OPERATIONS, ROADS):
-            for name in rotated(list(places), number):
+        for leg in legs:
+            for name in rotated(list(leg.variants), number):
                 with places[name].in_force():
-                    found = sample(probe, operation, road, places[name])
-                samples[operation.title, road.title, name].append(found.ns)
+                    found = sample(probe, leg.operation, leg.road, places[name])
+                samples[leg.operation.title, leg.road.title, name].append(found.ns)
     return samples

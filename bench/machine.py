@@ -19,6 +19,7 @@ def describe_machine() -> list[str]:
         + (", a virtual machine" if "hypervisor" in _cpu_field("flags").split() else ""),
         f"versions: {run('nft', '--version').split(' (')[0].strip()}, "
         f"{' '.join(run('iperf3', '--version').split()[:2])}, "
+        f"dnsmasq {run('dnsmasq', '--version').split()[2]}, "
         f"{run('clang', '--version').splitlines()[0]}",
         f"load average at start: {os.getloadavg()[0]:.2f}",
     ]

@@ -3,9 +3,11 @@
  * Times one network operation: probe OP ROUNDS prints the median nanoseconds per operation, a space,
  * and how many operations it did, warm-up included.
  *
- * The listener is made before the probe joins the cgroup, in a network namespace of its own if one
- * is named: it stands for a server outside, and only the client's side is judged. Everything runs
- * in one thread, so no figure holds a wake-up of another task.
+ * The operation dns asks the server at port 53 of the address for the A record of a name, each time
+ * on a socket of its own, as resolvers do, and waits for the answer: it needs somebody to answer.
+ * Nobody else listens for it. For all others the listener is made before the probe joins the cgroup, in a network namespace of its own if one
+ * is named: it stands for a server outside, and only the client's side is judged. They run in one
+ * thread, so none of their figures holds a wake-up of another task.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -13,16 +15,20 @@
 #include <getopt.h>
 #include <netdb.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BATCH	 32
 #define DATAGRAM 64
 #define CHUNK	 65536
+#define DNS_HEAD 12
+#define PATIENCE 2 /* seconds that an answer may take */
 #define BUFFER	 212992 /* the usual limit for SO_SNDBUF; holds a chunk on its way */
 
 struct place {
@@ -34,13 +40,15 @@ struct place {
 struct rig {
 	struct place server;
 	int listener;
-	int client; /* -1 for tcp: each operation makes its own */
+	int client; /* -1 for tcp and dns: each operation makes its own */
 	int accepted; /* tcp-stream only */
+	const char *name; /* dns only */
 };
 
 struct operation {
 	const char *name;
 	int type; /* SOCK_* */
+	bool asks; /* a server that is there already */
 	void (*prepare)(struct rig *rig); /* inside the cgroup */
 	void (*once)(const struct rig *rig);
 	void (*after_batch)(const struct rig *rig); /* not timed */
@@ -132,11 +140,61 @@ static void nothing(const struct rig *rig)
 	(void)rig;
 }
 
+static unsigned char question[DNS_HEAD + 256 + 4] = { 0, 0, 1, 0, 0, 1 };
+static size_t question_size;
+
+/* RFC 1035, section 4.1: one question, recursion desired, type A, class IN. */
+static void write_question(struct rig *rig)
+{
+	unsigned char *at = question + DNS_HEAD;
+	const char *label = rig->name;
+	size_t length;
+
+	no_client(rig);
+	do {
+		length = strcspn(label, ".");
+		if (!length || length > 63 || at + length + 6 > question + sizeof(question)) {
+			fprintf(stderr, "probe: name: expected a domain name, got %s\n", rig->name);
+			exit(2);
+		}
+		*at++ = length;
+		memcpy(at, label, length);
+		at += length;
+		label += length;
+	} while (*label++);
+	memcpy(at, "\0\0\1\0\1", 5);
+	question_size = at + 5 - question;
+}
+
+/* Only an answer with an address is one: a figure for refusals would be another figure. */
+static void dns_once(const struct rig *rig)
+{
+	struct timeval patience = { .tv_sec = PATIENCE };
+	int client = must(socket(rig->server.address.ss_family, SOCK_DGRAM, 0), "socket");
+	unsigned char answer[512];
+	ssize_t size;
+
+	question[1]++;
+	must(setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)),
+	     "SO_RCVTIMEO");
+	must(connect(client, (const struct sockaddr *)&rig->server.address, rig->server.size),
+	     "connect");
+	must(send(client, question, question_size, 0), "send");
+	size = must(recv(client, answer, sizeof(answer), 0), "recv");
+	if (size < DNS_HEAD || memcmp(answer, question, 2) || answer[3] & 15 ||
+	    !(answer[6] | answer[7])) {
+		fprintf(stderr, "probe: dns: expected an address for %s, got none\n", rig->name);
+		exit(1);
+	}
+	must(close(client), "close");
+}
+
 static const struct operation operations[] = {
-	{ "tcp", SOCK_STREAM, no_client, tcp_once, nothing },
-	{ "tcp-stream", SOCK_STREAM, tcp_client, stream_once, nothing },
-	{ "udp-sendto", SOCK_DGRAM, udp_client, sendto_once, drain },
-	{ "udp-connect", SOCK_DGRAM, udp_client, udp_connect_once, nothing },
+	{ "tcp", SOCK_STREAM, false, no_client, tcp_once, nothing },
+	{ "tcp-stream", SOCK_STREAM, false, tcp_client, stream_once, nothing },
+	{ "udp-sendto", SOCK_DGRAM, false, udp_client, sendto_once, drain },
+	{ "udp-connect", SOCK_DGRAM, false, udp_client, udp_connect_once, nothing },
+	{ "dns", SOCK_DGRAM, true, write_question, dns_once, nothing },
 };
 
 static const struct operation *find_operation(const char *name)
@@ -145,18 +203,19 @@ static const struct operation *find_operation(const char *name)
 		if (!strcmp(operations[i].name, name))
 			return &operations[i];
 	fprintf(stderr,
-		"probe: operation: expected tcp, tcp-stream, udp-sendto or udp-connect, got %s\n",
+		"probe: operation: expected tcp, tcp-stream, udp-sendto, udp-connect or dns, "
+		"got %s\n",
 		name);
 	exit(2);
 }
 
-static struct place parse_address(const char *address)
+static struct place parse_address(const char *address, const char *port)
 {
 	struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
 	struct addrinfo *found;
 	struct place place = {};
 
-	if (getaddrinfo(address, "0", &hints, &found)) {
+	if (getaddrinfo(address, port, &hints, &found)) {
 		fprintf(stderr, "probe: address: expected a numeric address, got %s\n", address);
 		exit(2);
 	}
@@ -261,6 +320,7 @@ struct request {
 	const char *address;
 	const char *netns; /* of the listener; NULL: the probe's own */
 	const char *cgroup; /* NULL: stay */
+	const char *name; /* to ask for */
 	int cpu; /* -1: any */
 };
 
@@ -271,9 +331,10 @@ static struct request parse_options(int argc, char **argv)
 		{ "listener-netns", required_argument, NULL, 'n' },
 		{ "cgroup", required_argument, NULL, 'g' },
 		{ "cpu", required_argument, NULL, 'c' },
+		{ "name", required_argument, NULL, 'd' },
 		{},
 	};
-	struct request request = { .address = "127.0.0.1", .cpu = -1 };
+	struct request request = { .address = "127.0.0.1", .name = "localhost", .cpu = -1 };
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -289,6 +350,9 @@ static struct request parse_options(int argc, char **argv)
 			break;
 		case 'c':
 			request.cpu = atoi(optarg);
+			break;
+		case 'd':
+			request.name = optarg;
 			break;
 		default:
 			exit(2);
@@ -306,7 +370,7 @@ int main(int argc, char **argv)
 
 	if (argc - optind != 2) {
 		fprintf(stderr, "usage: probe [--address A] [--listener-netns PATH] "
-				"[--cgroup PATH] [--cpu N] OP ROUNDS\n");
+				"[--cgroup PATH] [--cpu N] [--name N] OP ROUNDS\n");
 		return 2;
 	}
 	operation = find_operation(argv[optind]);
@@ -317,8 +381,10 @@ int main(int argc, char **argv)
 	}
 	if (request.cpu >= 0)
 		pin_to(request.cpu);
-	rig.server = parse_address(request.address);
-	rig.listener = listen_at(&rig.server, operation->type, request.netns);
+	rig.name = request.name;
+	rig.server = parse_address(request.address, operation->asks ? "53" : "0");
+	if (!operation->asks)
+		rig.listener = listen_at(&rig.server, operation->type, request.netns);
 	if (request.cgroup)
 		join_cgroup(request.cgroup);
 	operation->prepare(&rig);

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.course import Leg
 from bench.ground import run
-from bench.latency import OPERATIONS, Road, sample
+from bench.latency import sample
 from bench.ratios import spread
 from bench.variants import Place
 
@@ -58,29 +58,31 @@ def _totals(cgroup: Path) -> _Totals:
 def measure_programs(
     probe: Path,
     places: Mapping[str, Place],
-    road: Road,
+    legs: Sequence[Leg],
     rounds: int,
     progress: Callable[[str], None],
 ) -> Costs:
-    """Run every operation over *road* at *places* with run statistics on."""
+    """Run every leg under each of its variants with run statistics on."""
     runs: Counter[tuple[str, str, str]] = Counter()
     operations: Counter[tuple[str, str]] = Counter()
     ns: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    courses = [(leg, name) for leg in legs for name in leg.variants]
     with _statistics():
         for number in range(rounds):
             progress(f"programs: round {number + 1} of {rounds}")
-            for operation, (name, place) in itertools.product(OPERATIONS, places.items()):
+            for leg, name in courses:
+                place, title = places[name], leg.operation.title
                 with place.in_force():
                     before = _totals(place.cgroup)
-                    found = sample(probe, operation, road, place)
+                    found = sample(probe, leg.operation, leg.road, place)
                     after = _totals(place.cgroup)
-                operations[operation.title, name] += found.operations
+                operations[title, name] += found.operations
                 for hook, (count, spent) in after.items():
                     done = count - before[hook][0]
                     if done:
-                        runs[operation.title, hook, name] += done
+                        runs[title, hook, name] += done
                         average = (spent - before[hook][1]) / done
-                        ns[operation.title, hook, name].append(average)
+                        ns[title, hook, name].append(average)
     return {
         key: Cost(runs[key] / operations[key[0], key[2]], spread(samples).median)
         for key, samples in ns.items()

@@ -17,8 +17,6 @@ from bench.variants import OTHER_CPU, PROBE_CPU, Place
 DIRECTIONS = {"out of the sandbox": (), "into the sandbox": ("--reverse",)}
 _UNDISTURBED = ("nice", "-n", "-20")
 _START_S = 5.0
-# Joins the cgroup given first, then becomes the rest: the shell never sends a packet.
-_JOIN_AND_EXEC = 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"'
 
 Rates = Mapping[tuple[str, str], list[float]]
 """Gbit/s by (direction, variant name), one a round."""
@@ -47,8 +45,7 @@ def _await_listener(ground: Ground) -> None:
 def _rate(place: Place, options: tuple[str, ...], duration_s: int) -> float:
     client = [*_UNDISTURBED, "iperf3", "--client", FAR_ADDRESS, "--json"]
     client += ["--time", str(duration_s), "--affinity", f"{PROBE_CPU},{OTHER_CPU}", *options]
-    command = place.ground.inside("sh", "-c", _JOIN_AND_EXEC, "sh", place.cgroup, *client)
-    result = json.loads(run(*command))
+    result = json.loads(run(*place.within(*client)))
     return float(result["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 

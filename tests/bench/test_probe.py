@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.ground import FAR_ADDRESS, LOCAL_ADDRESS, lay_ground, make_cgroup, run
+from bench.policies import PERMITTED_NAME
+from bench.resolver import name_server
 from bench.toolchain import build
 
 pytestmark = pytest.mark.kernel
@@ -81,15 +83,38 @@ def test_udp_connect_sends_nothing(built, ground):
     assert _count(ground, "UdpOutDatagrams") == before
 
 
+def test_lookups_are_answered(built, ground):
+    """Each operation is one question over UDP and one answer of the far side's server."""
+    options = ["--address", FAR_ADDRESS, "--name", PERMITTED_NAME]
+    counters = ("UdpOutDatagrams", "UdpInDatagrams")
+    with name_server(ground):
+        before = [_count(ground, counter) for counter in counters]
+        ns, operations = run(*ground.inside(built.probe, *options, "dns", "64")).split()
+        after = [_count(ground, counter) for counter in counters]
+
+    assert float(ns) > 0
+    assert int(operations) >= 64
+    assert [now - then for now, then in zip(after, before, strict=True)] == [int(operations)] * 2
+
+
+def test_unknown_name_is_no_lookup(built, ground):
+    """An answer without an address ends the measurement."""
+    options = ["--address", FAR_ADDRESS, "--name", "unknown.example.com"]
+    refused = pytest.raises(RuntimeError, match="dns: expected an address for unknown")
+    with name_server(ground), refused:
+        run(*ground.inside(built.probe, *options, "dns", "64"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (
             ["ping", "64"],
-            "expected tcp, tcp-stream, udp-sendto or udp-connect, got ping",
+            "expected tcp, tcp-stream, udp-sendto, udp-connect or dns, got ping",
         ),
         (["tcp", "31"], "rounds: expected at least 32, got 31"),
         (["--address", "example", "tcp", "64"], "address: expected a numeric address"),
+        (["--name", "a..b", "dns", "64"], "name: expected a domain name, got a..b"),
         (["tcp"], "usage:"),
     ],
 )

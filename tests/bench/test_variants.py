@@ -7,20 +7,22 @@ import json
 
 import pytest
 
-from bench.ground import LOCAL_ADDRESS, lay_ground, run
-from bench.latency import OPERATIONS, ROADS, sample
-from bench.programs import measure_programs
-from bench.report import AGENTWALL, EMPTY
-from bench.toolchain import build
-from bench.variants import (
-    Agentwall,
-    Bare,
-    Beside,
-    EmptyPrograms,
-    Nftables,
-    prepare_all,
-    write_policy,
+from bench.course import (
+    AGENTWALL,
+    EMPTY,
+    FEW_BY_NAME,
+    LOCAL,
+    LOOKUP,
+    OPERATIONS,
+    PROFILED_LEGS,
 )
+from bench.ground import FAR_ADDRESS, LOCAL_ADDRESS, lay_ground, run
+from bench.latency import sample
+from bench.policies import write_policy
+from bench.programs import measure_programs
+from bench.toolchain import build
+from bench.variants import Bare, EmptyPrograms, Nftables, prepare_all
+from bench.walls import Agentwall, Beside
 
 pytestmark = pytest.mark.kernel
 
@@ -36,7 +38,14 @@ def built(tmp_path_factory):
 @pytest.fixture
 def wall(tmp_path):
     """agentwall with the benchmark's own policy."""
-    return Agentwall.from_file(write_policy(tmp_path / "policy", 0))
+    return Agentwall.from_file(write_policy(tmp_path / "policy"))
+
+
+@pytest.fixture
+def named(built, tmp_path):
+    """agentwall with a policy that permits the local address by name only."""
+    path = write_policy(tmp_path / "named", names=10, by_name=True)
+    return Agentwall.from_file(path, resolving=built.probe)
 
 
 def _attached(cgroup):
@@ -79,23 +88,55 @@ def test_nftables_permits_only_its_set():
             run(*ground.inside("bash", "-c", "echo > /dev/udp/198.51.100.77/9"))
 
 
-def test_wall_runs_once_an_operation(built, wall):
+def test_wall_runs_once_an_operation(built, wall, named):
     """The run statistics count the programs that the probe's operations pass."""
-    variants = {EMPTY: EmptyPrograms(built.empty_object), AGENTWALL: wall}
+    variants = {EMPTY: EmptyPrograms(built.empty_object), AGENTWALL: wall, FEW_BY_NAME: named}
     with prepare_all(variants) as places:
-        costs = measure_programs(built.probe, places, ROADS[0], 1, lambda _: None)
+        costs = measure_programs(built.probe, places, PROFILED_LEGS, 1, lambda _: None)
 
     for name in variants:
         assert costs[_UDP_CONNECT.title, "cgroup_inet4_connect", name].runs == 1
         assert costs[_TCP.title, "cgroup_inet_sock_create", name].runs == 1
         assert costs[_TCP.title, "cgroup_inet4_connect", name].runs == 1
         assert costs[_TCP.title, "cgroup_inet_egress", name].runs >= 3
+    for name in (EMPTY, FEW_BY_NAME):
+        assert costs[LOOKUP.title, "cgroup_inet_egress", name].runs == 1
+        assert costs[LOOKUP.title, "cgroup_inet_ingress", name].runs == 1
+
+
+def test_name_is_learned_anew_for_every_sample(built, named):
+    """What one sample resolved is gone before the next, which resolves it itself."""
+    with prepare_all({FEW_BY_NAME: named}) as places:
+        place = places[FEW_BY_NAME]
+        for _ in range(2):
+            with place.in_force():
+                assert sample(built.probe, _UDP_CONNECT, LOCAL, place).ns > 0
+
+
+def test_unresolved_name_is_no_sample(built, named):
+    """By name means by name: without the question, the same destination is refused."""
+    silent = Agentwall(named.policy)
+    refused = pytest.raises(RuntimeError, match="connect: Operation not permitted")
+    with prepare_all({FEW_BY_NAME: silent}) as places:
+        place = places[FEW_BY_NAME]
+        with refused, place.in_force():
+            sample(built.probe, _TCP, LOCAL, place)
+
+
+def test_refused_question_is_answered_and_no_sample(built, named):
+    """The belt stands as in a run: it says that there is no such name."""
+    command = [built.probe, "--address", FAR_ADDRESS, "--name", "refused.example.net", "dns", "32"]
+    refused = pytest.raises(RuntimeError, match="dns: expected an address for refused")
+    with prepare_all({FEW_BY_NAME: named}) as places:
+        place = places[FEW_BY_NAME]
+        with refused, place.in_force():
+            run(*place.within(*command))
 
 
 @pytest.fixture
 def other_policy(tmp_path):
     """agentwall with a policy that does not permit the probe's destination."""
-    path = write_policy(tmp_path / "other", 0)
+    path = write_policy(tmp_path / "other")
     path.write_text(path.read_text().replace(LOCAL_ADDRESS, "198.51.100.99"))
     return Agentwall.from_file(path)
 
@@ -106,7 +147,7 @@ def test_refused_probe_is_no_sample(built, other_policy):
     with prepare_all({AGENTWALL: other_policy}) as places:
         place = places[AGENTWALL]
         with refused, place.in_force():
-            sample(built.probe, _TCP, ROADS[0], place)
+            sample(built.probe, _TCP, LOCAL, place)
 
 
 def test_denials_are_no_sample(other_policy):

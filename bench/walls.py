@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agentwall as a variant: around the measured command, or around somebody beside it."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agentwall.daemon.belt import put_on
+from agentwall.flow.record import SandboxKey
+from agentwall.host.netns import netns_cookie
+from agentwall.kernel.maps import SandboxSettings
+from agentwall.kernel.wall import Counters, Wall
+from agentwall.policy.compile import compile_policy
+from agentwall.policy.evaluate import loopback_scope
+from agentwall.policy.load import load_policy
+from agentwall.policy.model import REFUSALS, Policy
+from agentwall.policy.tables import RuleTables
+from bench.ground import FAR_ADDRESS, Ground, make_cgroup, run
+from bench.policies import PERMITTED_NAME
+from bench.variants import PROBE_CPU, Place
+
+SANDBOX = SandboxKey(1)
+GENERATION = 1
+_FEWEST_LOOKUPS = "32"
+_TOTALS_S = 1.0
+"""How often the reader takes the flows' counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agentwall:
+    """The wall itself, with a policy under which the probe's destinations are permitted."""
+
+    policy: Policy
+    resolving: Path | None = None
+    """The probe, where the sandbox has to resolve the permitted name before it is measured."""
+    tables: RuleTables = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", compile_policy(self.policy))
+
+    @classmethod
+    def from_file(cls, path: Path, *, resolving: Path | None = None) -> Agentwall:
+        """Load and compile the policy at *path*."""
+        return cls(load_policy(path), resolving)
+
+    def settings(self) -> SandboxSettings:
+        """Return how a sandbox is judged that lives in the caller's network namespace."""
+        return SandboxSettings(
+            generation=GENERATION,
+            mode=self.policy.mode,
+            loopback=loopback_scope(self.policy, own_netns=True),
+            refuse_errno=REFUSALS[self.policy.refuse_with],
+            protocols=self.tables.protocols,
+            netns_cookie=netns_cookie(),
+            dns=self.policy.dns,
+            has_names=bool(self.tables.names),
+        )
+
+    @contextmanager
+    def prepare(self, ground: Ground) -> Iterator[Place]:
+        """Load the programs, write the rules, and read events as the runtime does."""
+        settings = ground.call(self.settings)
+        # As a run has it: in a network namespace of its own refused questions are answered.
+        settings = replace(settings, belt=settings.dns is not None)
+        with make_cgroup() as cgroup, Wall.load() as wall, _reading(wall):
+            wall.apply(GENERATION, self.tables)
+            place = Place(ground, cgroup, lambda: self._measured(wall, place, settings))
+            yield place
+
+    @contextmanager
+    def _measured(self, wall: Wall, place: Place, settings: SandboxSettings) -> Iterator[None]:
+        belt = place.ground.call(lambda: put_on(wall, settings))
+        try:
+            with admitted(wall, place.cgroup, settings):
+                # What a sandbox learned goes with it, so every sample begins with questions.
+                if self.resolving:
+                    resolve(self.resolving, place)
+                yield
+                _expect_nothing_denied(wall.counters(SANDBOX))
+        finally:
+            belt.close()
+
+
+@contextmanager
+def admitted(wall: Wall, cgroup: Path, settings: SandboxSettings) -> Iterator[None]:
+    """Attach *wall*, which has the rules, to *cgroup* and let the policy decide."""
+    wall.attach(cgroup, SANDBOX)
+    try:
+        wall.bind(SANDBOX, settings)
+        wall.activate(cgroup, SANDBOX)
+        yield
+    finally:
+        wall.detach(SANDBOX)
+
+
+def resolve(probe: Path, place: Place) -> None:
+    """Let the sandbox at *place* ask for the permitted name."""
+    options = ["--address", FAR_ADDRESS, "--name", PERMITTED_NAME, "--cpu", str(PROBE_CPU)]
+    options += ["--cgroup", str(place.cgroup)]
+    run(*place.ground.inside(probe, *options, "dns", _FEWEST_LOOKUPS))
+
+
+# A figure for refused traffic, or for lost events, would be another figure.
+def _expect_nothing_denied(counters: Counters) -> None:
+    lost = (counters.lost_denials, counters.lost_flows, counters.lost_totals, counters.lost_names)
+    if any((counters.denied, counters.probes, *lost)):
+        raise RuntimeError(f"agentwall: expected nothing denied and nothing lost, got {counters}")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Nothing, while the wall stands around somebody else: what the neighbours of a sandbox pay."""
+
+    wall: Agentwall
+
+    @contextmanager
+    def prepare(self, ground: Ground) -> Iterator[Place]:
+        """Prepare the wall for a cgroup that the measured command does not join."""
+        with make_cgroup() as own, self.wall.prepare(ground) as other:
+            yield Place(ground, own, other.in_force)
+
+
+@contextmanager
+def _reading(wall: Wall) -> Iterator[None]:
+    stop = threading.Event()
+    reader = threading.Thread(target=_read_until, args=(wall, stop))
+    reader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reader.join()
+
+
+def _read_until(wall: Wall, stop: threading.Event) -> None:
+    taken = time.monotonic()
+    while not stop.is_set():
+        if select.select([wall], [], [], 0.05)[0]:
+            wall.attempts()
+        if time.monotonic() - taken > _TOTALS_S:
+            wall.totals()
+            taken = time.monotonic()
