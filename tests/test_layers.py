@@ -16,6 +16,7 @@ LAYERS = [
     {"daemon"},
     {"kernel", "host", "sinks"},
     {"engine"},
+    {"detect"},
     {"policy"},
     {"flow"},
     {"net"},
@@ -23,7 +24,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
-PURE = {"engine", "policy", "flow", "net", "errors"}
+PURE = {"engine", "detect", "policy", "flow", "net", "errors"}
 OUTSIDE_WORLD = {
     *("asyncio", "ctypes", "fcntl", "io", "mmap", "multiprocessing", "os", "pathlib", "random"),
     *("secrets", "select", "selectors", "shutil", "signal", "socket", "subprocess", "sys"),

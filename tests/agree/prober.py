@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs inside a test's cgroup and namespace: tries each flow it reads, prints the errno it got.
 
-A line in: ``tcp|udp|udp-connect ADDRESS PORT``. A line out: the errno, 0 for success.
+A line in: ``tcp|udp|udp-connect ADDRESS PORT``, and for ``udp`` what to send, in hex, if it is not
+the letter x. A line out: the errno, 0 for success.
 """
 
 import errno
@@ -9,7 +10,7 @@ import socket
 import sys
 
 
-def attempt(kind: str, address: str, port: int) -> int:
+def attempt(kind: str, address: str, port: int, said: bytes = b"x") -> int:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     stream = kind == "tcp"
     with socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM) as sock:
@@ -17,7 +18,7 @@ def attempt(kind: str, address: str, port: int) -> int:
         try:
             if kind == "udp":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                sock.sendto(b"x", (address, port))
+                sock.sendto(said, (address, port))
             else:
                 sock.connect((address, port))
         except OSError as err:
@@ -27,5 +28,5 @@ def attempt(kind: str, address: str, port: int) -> int:
 
 print("ready", flush=True)
 for line in sys.stdin:
-    kind, address, port = line.split()
-    print(attempt(kind, address, int(port)), flush=True)
+    kind, address, port, *said = line.split()
+    print(attempt(kind, address, int(port), *map(bytes.fromhex, said)), flush=True)

@@ -154,7 +154,7 @@ def remotes(draw, policy: Policy):
     rule = draw(st.sampled_from((*policy.allow * 6, *policy.deny, *policy.inbound, None)))
     if rule is None:
         text = draw(st.sampled_from((*V4_POOL, *V6_POOL, *EMBEDDED)))
-        return _endpoint(ip_address(text), draw(st.sampled_from(PROTOCOLS)), draw(_any_port()))
+        return endpoint(ip_address(text), draw(st.sampled_from(PROTOCOLS)), draw(_any_port()))
     network = draw(st.sampled_from(rule.prefixes)).network
     first, last = int(network[0]), int(network[-1])
     middle = (first + last) // 2
@@ -165,15 +165,15 @@ def remotes(draw, policy: Policy):
     edges = (around.first, around.last)
     selector = draw(st.sampled_from((*edges * 3, around.first - 1, around.last + 1)))
     if draw(st.integers(0, 3)) and 0 <= selector >> 16 < 255:
-        return _endpoint(address, selector >> 16, selector & 0xFFFF)
-    return _endpoint(address, draw(st.sampled_from(PROTOCOLS)), draw(_any_port()))
+        return endpoint(address, selector >> 16, selector & 0xFFFF)
+    return endpoint(address, draw(st.sampled_from(PROTOCOLS)), draw(_any_port()))
 
 
 def _any_port():
     return st.sampled_from((53, 80, 443, 8000, 8010, 9999, 1, 65535))
 
 
-def _endpoint(address, protocol: int, port: int) -> Endpoint:
+def endpoint(address, protocol: int, port: int) -> Endpoint:
     """Make what a packet can really carry: ICMP of the family, no extension header, no ports."""
     v4 = isinstance(address, IPv4Address)
     if protocol in (1, 58):

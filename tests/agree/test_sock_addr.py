@@ -7,75 +7,42 @@ a network namespace without routes, so a permitted attempt fails too, but not wi
 
 from __future__ import annotations
 
-import errno
-import subprocess
-import sys
 from dataclasses import replace
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
-from agree.judge import SANDBOX, Kernel
+from agree.inside import behind_a_wall
 from agree.strategies import CASES, FLOWS, MANY, policies, remotes
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import in_cgroup, temp_cgroup, temp_netns
 
 from agentwall.flow.verdict import Direction, Verdict
-from agentwall.kernel.wall import Wall
 from agentwall.net.endpoint import destination
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.evaluate import evaluate
 from agentwall.policy.model import LoopbackScope
 
 pytestmark = pytest.mark.kernel
-PROBER = Path(__file__).with_name("prober.py")
 KINDS = {"tcp": 6, "udp": 17, "udp-connect": 17}
 BROADCAST = IPv4Address("255.255.255.255")
 SCOPES = (LoopbackScope.FREE, LoopbackScope.CLOSED)
 
 
-class Prober:
-    """The process inside."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-
-    def attempt(self, kind: str, address: object, port: int) -> Verdict:
-        """Try one flow."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(kind, address, port, file=self._process.stdin, flush=True)
-        answer = int(self._process.stdout.readline())
-        return Verdict.DENY if answer == errno.EPERM else Verdict.ALLOW
-
-
 @pytest.fixture(scope="module")
-def kernel_and_prober():
-    with temp_cgroup() as cgroup, temp_netns("agree") as namespace, Wall.load() as wall:
-        wall.attach(cgroup, SANDBOX)
-        kernel = Kernel(wall)
-        command = in_cgroup(cgroup, *namespace.inside(sys.executable, "-S", str(PROBER)))
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            prober = Prober(process)
-            yield kernel, prober, lambda: wall.activate(cgroup, SANDBOX)
-            process.stdin.close()
-            process.wait(10)
+def behind():
+    with behind_a_wall() as made:
+        yield made
 
 
-def test_connect_and_sendmsg_agree(kernel_and_prober):
+def test_connect_and_sendmsg_agree(behind):
     """A real connect() or sendto() gets EPERM exactly where the evaluator denies."""
-    kernel, prober, activate = kernel_and_prober
+    kernel, prober = behind.kernel, behind.prober
 
     @MANY
     @given(data=st.data(), policy=policies(), scope=st.sampled_from(SCOPES))
     def check(data, policy, scope):
         kernel.use(compile_policy(policy), scope)
-        activate()
+        behind.activate()
         for _ in range(FLOWS):
             kind = data.draw(st.sampled_from(tuple(KINDS)))
             remote = replace(data.draw(remotes(policy)), protocol=KINDS[kind])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from rig.attempts import (
     read_catalog,
 )
 from rig.cgroup import temp_cgroup
+from rig.deputies import deputies, translation
 from rig.enclosure import Enclosure, describe, enclosure, parse_policy
 from rig.ground import (
     IPV6_PORT,
     OTHER_PORT,
     PORT,
+    PROXY,
     Ground,
     ground,
     is_noise,
@@ -35,15 +37,23 @@ from rig.ground import (
 from rig.lab import OUTSIDE_OTHER, PERMITTED, PERMITTED6
 from rig.packet import Packet
 from rig.socket_features import missing
+from rig.zone import DOCKER_PORT, DOCKER_STUB, HONEST, RESOLVER, STUB, ZONE
 
 from agentwall.flow.record import Attempt, SandboxKey
 from agentwall.flow.verdict import Hook, ReasonCode, Verdict
+from agentwall.host.netns import netns_cookie
 
 POLICY = parse_policy(
     f"""
     name: evasion
     loopback: deny
+    dns:
+      servers: [{RESOLVER}, {STUB}, {DOCKER_STUB}]
+      search: [cluster.example]
+      min_ttl: 1
     allow:
+      - {{host: "*.{ZONE}", ports: [{PORT}, udp/{PORT}]}}
+      - {{proxy: {PROXY}, ports: [{OTHER_PORT}]}}
       - {{cidr: {PERMITTED}, ports: [{PORT}, udp/{PORT}]}}
       - {{cidr: "{PERMITTED6}", ports: [{PORT}, udp/{PORT}]}}
       - {{cidr: "::/0", ports: [{IPV6_PORT}, udp/{IPV6_PORT}]}}
@@ -82,6 +92,8 @@ def field() -> Iterator[Field]:
         free, walled = (stack.enter_context(temp_cgroup()) for _ in range(2))
         # Last, so that it goes first: what a dead sandbox still retransmits meets no road.
         made = stack.enter_context(ground())
+        stack.enter_context(deputies(made.near))
+        wall.netns = made.near.call(netns_cookie)
         key = wall.enclose(walled, POLICY)
         yield Field(
             ground=made, enclosure=wall, free=free, walled=walled, key=key, stack=stack, stopped=[]
@@ -114,12 +126,27 @@ def run_behind_the_wall(
 
 
 def is_permitted(packet: Packet) -> bool:
-    """Say whether the policy permits what *packet* says of itself."""
+    """Say whether the policy permits what *packet* says of itself.
+
+    What may be asked of a DNS server, what it may answer, and what may be said at an address that
+    is open by name or at a proxy, is for each row to say.
+    """
     return packet.protocol in (6, 17) and (
-        packet.is_to(PERMITTED, PORT)
+        packet.is_to(RESOLVER, 53)
+        or (packet.source, packet.source_port) == (RESOLVER, 53)
+        or is_asked_of_deputy(packet)
+        or packet.is_to(PERMITTED, PORT)
         or packet.is_to(PERMITTED6, PORT)
+        or packet.is_to(HONEST, PORT)
+        or packet.is_to(PROXY, OTHER_PORT)
         or (":" in packet.destination and packet.destination_port == IPV6_PORT)
     )
+
+
+def is_asked_of_deputy(packet: Packet) -> bool:
+    """Say whether *packet* is to or from a DNS server on loopback."""
+    ends = ((packet.source, packet.source_port), (packet.destination, packet.destination_port))
+    return any(end in ((STUB, 53), (DOCKER_STUB, DOCKER_PORT), (DOCKER_STUB, 53)) for end in ends)
 
 
 def matches(blocked: Blocked, seen_errno: str | None) -> Callable[[Attempt], bool]:
@@ -159,6 +186,13 @@ def test_technique_delivers_without_the_wall_and_nothing_behind_it(
     """The payload arrives unhindered; behind the wall no byte does, and an event says so."""
     if reasons := [reason for name in technique.needs if (reason := missing(name))]:
         pytest.skip("; ".join(reasons))
+    rewrites = "nftables" in technique.needs
+    with translation(field.ground.near) if rewrites else nullcontext():
+        try_technique(field, technique)
+
+
+def try_technique(field: Field, technique: Technique) -> None:
+    """Try it in either cgroup and look at what came of it."""
     control, marker = make_marker(), make_marker()
     field.ground.settle()
 
@@ -169,6 +203,7 @@ def test_technique_delivers_without_the_wall_and_nothing_behind_it(
     field.ground.settle()
     before = len(field.enclosure.events(field.key))
     probes = field.enclosure.counters(field.key).probes
+    told = told_before(field, technique)
     outcome, key = run_behind_the_wall(field, technique, marker)
     strays = [p for p in field.ground.settle() if not is_permitted(p) and not is_noise(p)]
 
@@ -179,6 +214,10 @@ def test_technique_delivers_without_the_wall_and_nothing_behind_it(
     field.stopped.append(marker)
     assert not delivered(field.ground, marker)
     assert outcome.errno == technique.blocked.errno
+    if technique.blocked.passed is not None:
+        assert field.ground.told(technique.blocked.remote) - told == technique.blocked.passed
+    if technique.blocked.reported == "nothing":
+        return
     skipped = before if key == field.key else 0
     if technique.blocked.reported == "probe":
         assert field.enclosure.counters(key).probes == probes + 1
@@ -187,6 +226,13 @@ def test_technique_delivers_without_the_wall_and_nothing_behind_it(
     wanted = matches(technique.blocked, outcome.errno)
     found = field.enclosure.await_event(key, wanted, skipped)
     assert found, [describe(e) for e in field.enclosure.events(key, skipped)]
+
+
+def told_before(field: Field, technique: Technique) -> int:
+    """Return the payload octets at the refused destination so far, where the row counts them."""
+    if technique.blocked is None or technique.blocked.passed is None:
+        return 0
+    return field.ground.told(technique.blocked.remote)
 
 
 def delivered(made: Ground, marker: bytes) -> bool:
@@ -249,7 +295,7 @@ def test_racing_sends_on_one_socket_never_share_a_verdict(
     # A ground of its own: the permitted flood would swell the field's.
     with ground() as made:
         made.far_tap.ignore(PERMITTED, PORT)
-        free = made.near.run(*command[:2], "2000", *command[3:], cgroup=field.free)
+        free = made.near.run(*command[:2], "10000", *command[3:], cgroup=field.free)
         unhindered = [p for p in made.settle() if p.is_to(address, int(port))]
         made.far_tap.count_lost()
 

@@ -22,10 +22,19 @@ STRUCTS = {
     "aw_rule_key": abi.RuleKey,
     "aw_interval_set": abi.IntervalSet,
     "aw_interval": abi.Interval,
+    "aw_name_key": abi.NameKey,
+    "aw_name_rules": abi.NameRules,
+    "aw_known_key": abi.KnownKey,
+    "aw_known": abi.Known,
+    "aw_bound_key": abi.BoundKey,
+    "aw_binding": abi.Binding,
+    "aw_bound": abi.Bound,
     "aw_event": abi.Event,
+    "aw_name_event": abi.NameEvent,
     "aw_flow_key": abi.FlowKey,
     "aw_flow": abi.Flow,
     "aw_counters": abi.Counters,
+    "aw_belt_key": abi.BeltKey,
 }
 ENUMS = {
     "aw_verdict": ("AW_VERDICT_", abi.Verdict),
@@ -34,6 +43,7 @@ ENUMS = {
     "aw_direction": ("AW_DIRECTION_", abi.Direction),
     "aw_hook": ("AW_HOOK_", abi.Hook),
     "aw_reason": ("AW_REASON_", abi.Reason),
+    "aw_name_depth": ("AW_NAME_", abi.NameDepth),
 }
 
 
@@ -83,7 +93,24 @@ def test_nothing_of_the_header_is_left_out(btf):
         ("AW_COMM_LEN", abi.COMM_LEN),
         ("AW_MAX_PROTOCOLS", abi.MAX_PROTOCOLS),
         ("AW_NO_RULE", abi.NO_RULE),
+        ("AW_NAME_LEN", abi.NAME_LEN),
+        ("AW_NAMES_OF_ADDRESS", abi.NAMES_OF_ADDRESS),
         ("AW_SET_PERMITS", abi.SET_PERMITS),
+        ("AW_SET_CLOSED", abi.SET_CLOSED),
+        ("AW_SET_COUNT", abi.SET_COUNT),
+        ("AW_TERM_RESOLVER", abi.TERM_RESOLVER),
+        ("AW_TERM_SNI_OPTIONAL", abi.TERM_SNI_OPTIONAL),
+        ("AW_TERM_ECH_OUTER", abi.TERM_ECH_OUTER),
+        ("AW_TERM_QUIC", abi.TERM_QUIC),
+        ("AW_TERM_PROXY", abi.TERM_PROXY),
+        ("AW_DNS_DECLARED", abi.DNS_DECLARED),
+        ("AW_DNS_ASK_ANY", abi.DNS_ASK_ANY),
+        ("AW_DNS_SEARCH", abi.DNS_SEARCH),
+        ("AW_DNS_NAMES", abi.DNS_NAMES),
+        ("AW_DNS_LOCAL", abi.DNS_LOCAL),
+        ("AW_DNS_BELT", abi.DNS_BELT),
+        ("AW_BELT_STANDS", abi.BELT_STANDS),
+        ("AW_BELT_TRANSLATED", abi.BELT_TRANSLATED),
     ],
 )
 def test_constant(macro, value):

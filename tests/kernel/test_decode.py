@@ -5,12 +5,23 @@ import ctypes
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentwall.errors import EventDecodeError
-from agentwall.flow.record import Attempt, Task
+from agentwall.flow.record import Attempt, Question, Task
 from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
 from agentwall.kernel import abi
-from agentwall.kernel.decode import EVENT, FLOW, FLOW_KEY, decode_event, decode_flow
+from agentwall.kernel.decode import (
+    EVENT,
+    FLOW,
+    FLOW_KEY,
+    NAME_EVENT,
+    decode_event,
+    decode_flow,
+    decode_name,
+)
+from agentwall.net.domain import name_key
 from agentwall.net.endpoint import Endpoint, key_bytes
 
 FIELDS = {
@@ -46,18 +57,32 @@ def flow_key(**fields) -> bytes:
     return pack(abi.FlowKey, **(given | {"port": 443, "verdict": abi.Verdict.ALLOW} | fields))
 
 
+def name_event(text: bytes, type_: int = 1, length: int | None = None, **fields) -> bytes:
+    """An event about a name; *text* is reversed, as the kernel holds it."""
+    raw = abi.NameEvent.from_buffer_copy(event(**fields).ljust(NAME_EVENT.size, b"\0"))
+    raw.type, raw.length = type_, len(text) if length is None else length
+    raw.text[: len(text)] = text
+    return bytes(raw)
+
+
 @pytest.mark.parametrize(
-    ("format_", "mirror"), [(EVENT, abi.Event), (FLOW_KEY, abi.FlowKey), (FLOW, abi.Flow)]
+    ("format_", "mirror"),
+    [
+        (EVENT, abi.Event),
+        (NAME_EVENT, abi.NameEvent),
+        (FLOW_KEY, abi.FlowKey),
+        (FLOW, abi.Flow),
+    ],
 )
 def test_formats(format_, mirror):
     """Each format puts each field where the ctypes mirror has it."""
-    raw = bytes(range(1, ctypes.sizeof(mirror) + 1))
+    raw = bytes(n % 255 + 1 for n in range(ctypes.sizeof(mirror)))
     named = mirror.from_buffer_copy(raw)
     expected = [getattr(named, name) for name, *_ in mirror._fields_ if name != "_pad"]
 
     assert format_.size == len(raw)
     assert list(format_.unpack(raw)) == [
-        bytes(value) if isinstance(value, ctypes.Array) else value for value in expected
+        value if isinstance(value, int | bytes) else bytes(value) for value in expected
     ]
 
 
@@ -145,11 +170,84 @@ def test_unknown_number(field, value):
         decode_event(event(**{field: value}))
 
 
-@pytest.mark.parametrize("size", [0, 127, 129])
+@pytest.mark.parametrize("size", [0, 135, 137, 399, 401])
 def test_wrong_event_size(size):
-    """Anything but the exact struct size is an error, never a partial record."""
-    with pytest.raises(EventDecodeError, match=f"expected 128 bytes, got {size}"):
+    """Anything but an exact struct size is an error, never a partial record."""
+    with pytest.raises(EventDecodeError, match=f"expected 136 or 400 bytes, got {size}"):
         decode_event(bytes(size))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b"moc.elpmaxe.buh.", "hub.example.com"),
+        (b"moc.", "com"),
+        (b".", ""),
+        (b"", ""),
+        (b"moc.\x00a|\x1b.", "\x1b|a\x00.com"),
+        (b"moc.\xa9\xc3.", "\\xc3\\xa9.com"),
+    ],
+)
+def test_name(text, name):
+    """Reversed text becomes the name, in ASCII whatever the sandbox put in."""
+    assert decode_name(text) == name
+
+
+@given(st.from_regex(r"([a-z0-9_-]{1,9}\.){0,5}[a-z0-9-]{1,9}", fullmatch=True))
+def test_name_is_the_inverse_of_its_key(name):
+    """A name comes back from the form that keys hold it in."""
+    assert decode_name(name_key(name)) == name
+
+
+def test_question():
+    """An event about a name says which, and of which type."""
+    attempt = decode_event(name_event(b"moc.elpmaxe.live.", 28, reason=abi.Reason.QUESTION))
+
+    assert attempt.question == Question(name="evil.example.com", type=28)
+    assert (attempt.code, attempt.remote.port) == (ReasonCode.QUESTION, 443)
+
+
+def test_longest_question():
+    """A name that fills its field arrives whole."""
+    attempt = decode_event(name_event(b"a" * 253 + b".", reason=abi.Reason.QUESTION))
+
+    assert attempt.question.name == "a" * 253
+
+
+def test_name_that_was_not_asked():
+    """What TLS says is no DNS type."""
+    attempt = decode_event(name_event(b"ten.", 0, reason=abi.Reason.SERVER_NAME))
+
+    assert attempt.question == Question(name="net", type=None)
+
+
+def test_root_and_nothing():
+    """A question for the root has an empty name; a packet without a question has none at all."""
+    root = decode_event(name_event(b".", 2, reason=abi.Reason.QUESTION))
+    none = decode_event(name_event(b"", 0, reason=abi.Reason.NOT_A_QUESTION))
+
+    assert root.question == Question(name="", type=2)
+    assert none.question is None
+
+
+def test_length_beyond_the_field():
+    """A length that the field cannot have is an error."""
+    with pytest.raises(EventDecodeError, match="length: expected 0-254, got 255"):
+        decode_event(name_event(b"", length=255))
+
+
+def test_learned_name():
+    """The hash of an event or a flow becomes the name of that sandbox; 0 is none."""
+    names = {(7, 99): "hub.example.com"}
+
+    def name_of(sandbox: int, name_hash: int) -> str | None:
+        return names.get((sandbox, name_hash))
+
+    assert decode_event(event(name=99), name_of).name == "hub.example.com"
+    assert decode_event(event(name=98), name_of).name is None
+    assert decode_event(event(), name_of).name is None
+    assert decode_flow(flow_key(name=99), bytes(72), name_of).name == "hub.example.com"
+    assert decode_flow(flow_key(sandbox=8, name=99), bytes(72), name_of).name is None
 
 
 def test_whole_flow():
@@ -175,7 +273,7 @@ def test_unknown_number_in_a_flow(field):
 
 @pytest.mark.parametrize(
     ("key_size", "value_size", "message"),
-    [(47, 72, "flow key: expected 48 bytes, got 47"), (48, 71, "flow: expected 72 bytes, got 71")],
+    [(55, 72, "flow key: expected 56 bytes, got 55"), (56, 71, "flow: expected 72 bytes, got 71")],
 )
 def test_wrong_flow_size(key_size, value_size, message):
     """Anything but the exact struct sizes is an error."""

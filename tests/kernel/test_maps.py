@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rule tables and settings become map entries; what does not fit is refused and leaves nothing."""
 
-import ctypes
 import errno
+import sys
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
-from agentwall.errors import KernelError
-from agentwall.flow.verdict import Mode
+from agentwall.errors import KernelError, SourceLocation
 from agentwall.kernel import abi
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.libbpf import MapType
 from agentwall.kernel.maps import (
     MAX_GENERATION,
     RuleMaps,
-    SandboxSettings,
     pack_intervals,
     pack_rules,
-    pack_settings,
 )
+from agentwall.kernel.names import NAME_KEY
+from agentwall.net.domain import name_key
 from agentwall.net.endpoint import key_bytes
-from agentwall.policy.model import LoopbackScope
-from agentwall.policy.tables import Interval, RuleTables, TableEntry
+from agentwall.policy.model import (
+    NameTerms,
+    Rule,
+    Section,
+)
+from agentwall.policy.tables import Interval, NameEntry, RuleTables, TableEntry
 
 SPLIT = 1 << 16 | 443
 ALLOW_AND_DENY = (Interval(0, SPLIT - 1, 3, allow=False), Interval(SPLIT, SPLIT, 4, allow=True))
@@ -36,13 +40,6 @@ TABLES = RuleTables(
     interval_sets=((), ALLOW_AND_DENY, DENY),
     protocols=(),
 )
-SETTINGS = {
-    "generation": 9,
-    "mode": Mode.AUDIT,
-    "loopback": LoopbackScope.OWN_LISTENERS,
-    "refuse_errno": errno.ECONNREFUSED,
-    "protocols": (1, 58),
-}
 
 
 def many(prefixes: int, intervals: int = 1) -> RuleTables:
@@ -56,17 +53,25 @@ def many(prefixes: int, intervals: int = 1) -> RuleTables:
 
 @pytest.fixture
 def made():
-    """The two rule maps, with room for 10 prefixes and 6 intervals, and what writes them."""
+    """The rule maps, with room for 10 prefixes and 6 intervals, and what writes them."""
+    maps = rule_maps(10, 6, 4)
+    yield maps[0], maps[1], RuleMaps(*maps)
+    for bpf_map in maps:
+        bpf_map.close()
+
+
+def rule_maps(prefixes: int, intervals: int, names: int) -> tuple[BpfMap, BpfMap, BpfMap]:
+    """The maps of rules, intervals and names, with that much room."""
+    trie, array = MapType.LPM_TRIE, MapType.ARRAY
     shapes = (
-        MapShape(name="rules", type=MapType.LPM_TRIE, key_size=24, value_size=8, max_entries=10),
-        MapShape(name="intervals", type=MapType.ARRAY, key_size=4, value_size=16, max_entries=6),
+        MapShape(name="rules", type=trie, key_size=24, value_size=8, max_entries=prefixes),
+        MapShape(name="intervals", type=array, key_size=4, value_size=16, max_entries=intervals),
+        MapShape(name="names", type=trie, key_size=260, value_size=32, max_entries=names),
     )
-    rules, intervals = (
-        BpfMap.create(shape, flags=1 if shape.type is MapType.LPM_TRIE else 0) for shape in shapes
+    first, second, third = (
+        BpfMap.create(shape, flags=1 if shape.type is trie else 0) for shape in shapes
     )
-    yield rules, intervals, RuleMaps(rules, intervals)
-    rules.close()
-    intervals.close()
+    return first, second, third
 
 
 def test_intervals():
@@ -99,39 +104,44 @@ def test_rules():
     ]
 
 
-def test_settings():
-    """Settings become the struct that the programs read."""
-    raw = pack_settings(SandboxSettings(**SETTINGS))
-    found = abi.Sandbox.from_buffer_copy(raw)
+def test_closed_blocks():
+    """Only the entry that says so is closed to names, not others with the same set."""
+    closed = replace(PREFIX, address=bytes(16), closed=True)
+    tables = replace(TABLES, outbound=(PREFIX, closed), inbound=())
+    _, values = pack_rules(3, tables, 100)
+    sets = (abi.IntervalSet * 2).from_buffer_copy(values)
 
-    assert len(raw) == ctypes.sizeof(abi.Sandbox)
-    assert (found.generation, found.refuse_errno) == (9, errno.ECONNREFUSED)
-    assert (found.mode, found.loopback) == (abi.Mode.AUDIT, abi.Loopback.OWN_LISTENERS)
-    assert bytes(found.protocols) == bytes([1, 58, 0, 0, 0, 0, 0, 0])
+    assert [s.count for s in sets] == [
+        2 | abi.SET_PERMITS,
+        2 | abi.SET_PERMITS | abi.SET_CLOSED,
+    ]
+    assert sets[1].count & abi.SET_COUNT == 2
+
+
+WHERE = SourceLocation("p.yaml", 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "terms"),
     [
-        ({"protocols": tuple(range(100, 109))}, "expected at most 8 beside tcp and udp, got 9"),
-        ({"refuse_errno": 4096}, "refuse_errno: expected 0-4095, got 4096"),
-        ({"refuse_errno": -1}, "refuse_errno: expected 0-4095, got -1"),
+        ({}, 0),
+        ({"section": Section.RESOLVER}, abi.TERM_RESOLVER),
+        ({"is_proxy": True}, abi.TERM_PROXY),
+        ({"terms": NameTerms(sni_optional=True)}, abi.TERM_SNI_OPTIONAL),
+        (
+            {"terms": NameTerms(ech_outer=True, quic=True), "is_proxy": True},
+            abi.TERM_ECH_OUTER | abi.TERM_QUIC | abi.TERM_PROXY,
+        ),
     ],
 )
-def test_settings_that_do_not_fit(changes, message):
-    """Settings that the struct cannot hold are refused, never cut."""
-    with pytest.raises(KernelError, match=message):
-        pack_settings(SandboxSettings(**(SETTINGS | changes)))
+def test_terms(changes, terms):
+    """An interval that allows carries the terms of its rule; one that denies has none."""
+    rule = Rule(policy="p", section=Section.ALLOW, index=0, ports=(), where=WHERE)
+    sets = ((Interval(1, 1, 0, allow=True), Interval(2, 2, 0, allow=False)),)
+    tables = replace(TABLES, rules=(replace(rule, **changes),), interval_sets=sets)
+    found = (abi.Interval * 2).from_buffer_copy(pack_intervals(tables))
 
-
-@pytest.mark.parametrize("mode", Mode)
-@pytest.mark.parametrize("scope", LoopbackScope)
-def test_every_setting(mode, scope):
-    """Every mode and loopback scope has its number."""
-    raw = pack_settings(SandboxSettings(**(SETTINGS | {"mode": mode, "loopback": scope})))
-    found = abi.Sandbox.from_buffer_copy(raw)
-
-    assert (found.mode, found.loopback) == (abi.Mode[mode.name], abi.Loopback[scope.name])
+    assert [i.verdict for i in found] == [abi.Verdict.ALLOW | terms, abi.Verdict.DENY]
 
 
 @pytest.mark.kernel
@@ -232,14 +242,8 @@ def test_largest_generation(made):
 def test_many_prefixes():
     """Twenty thousand prefixes are written, found again and removed."""
     size = 20_000
-    rules = BpfMap.create(
-        MapShape(name="r", type=MapType.LPM_TRIE, key_size=24, value_size=8, max_entries=size),
-        flags=1,
-    )
-    intervals = BpfMap.create(
-        MapShape(name="i", type=MapType.ARRAY, key_size=4, value_size=16, max_entries=4)
-    )
-    writer, tables = RuleMaps(rules, intervals), many(size)
+    rules, intervals, names = rule_maps(size, 4, 4)
+    writer, tables = RuleMaps(rules, intervals, names), many(size)
     writer.apply(1, tables)
     keys, values = pack_rules(1, tables, 0)
     last = rules.lookup(keys[-24:])
@@ -247,5 +251,79 @@ def test_many_prefixes():
 
     assert last == values[-8:]
     assert next(rules.keys(), None) is None
-    rules.close()
-    intervals.close()
+    for bpf_map in (rules, intervals, names):
+        bpf_map.close()
+
+
+@pytest.mark.kernel
+def test_many_names():
+    """Twenty thousand names are written, found again and removed."""
+    size = 20_000
+    rules, intervals, names = rule_maps(4, 4, size)
+    writer = RuleMaps(rules, intervals, names)
+    writer.apply(1, named(*(f"host{n}.example.com" for n in range(size))))
+    slot = writer.names_slot(1)
+    found = names.lookup(name_key_of(slot << 1, f"host{size - 1}.example.com"))
+    writer.forget(1)
+
+    assert found == names_value(1, len(f"host{size - 1}.example.com."))
+    assert next(names.keys(), None) is None
+    for bpf_map in (rules, intervals, names):
+        bpf_map.close()
+
+
+@pytest.mark.kernel
+def test_names_of_generations():
+    """Each generation has its own part of the name table, and a failure leaves nothing of it."""
+    maps = rule_maps(10, 6, 3)
+    names, writer = maps[2], RuleMaps(*maps)
+    writer.apply(1, named("a.example", "b.example"))
+    writer.apply(2, named("a.example"))
+    writer.apply(3, TABLES)
+    slots = [writer.names_slot(generation) for generation in (1, 2, 3)]
+    with pytest.raises(KernelError, match="the policy needs 1 names, and 0 are free") as caught:
+        writer.apply(4, named("c.example"))
+    writer.forget(1)
+    left = [abi.NameKey.from_buffer_copy(key).table for key, _ in names.entries()]
+
+    assert slots == [1, 2, 0]
+    assert caught.value.errno == errno.ENOSPC
+    assert left == [2 << 1]
+    assert not writer.holds(4)
+
+
+@pytest.mark.kernel
+def test_names_that_the_kernel_refuses():
+    """A generation whose rules are refused after its names were written leaves neither."""
+    maps = rule_maps(10, 6, 3)
+    writer = RuleMaps(*maps)
+    bad = replace(named("a.example"), outbound=(TableEntry(bytes(16), 129, 0),))
+
+    with pytest.raises(KernelError, match="map rules: update"):
+        writer.apply(1, bad)
+
+    assert maps[2].entries() == []
+    writer.apply(1, named("a.example"))
+    assert writer.names_slot(1) == 2
+
+
+def named(*names: str) -> RuleTables:
+    """Tables that permit one port of each of these names."""
+    return RuleTables(
+        rules=(),
+        outbound=(),
+        inbound=(),
+        interval_sets=((), (Interval(SPLIT, SPLIT, 0, allow=True),)),
+        names=tuple(NameEntry(name=name, exact=1, label=0, below=0) for name in names),
+        protocols=(),
+    )
+
+
+def name_key_of(table: int, name: str) -> bytes:
+    text = name_key(name)
+    return NAME_KEY.pack(16 + 8 * len(text), table, text)
+
+
+def names_value(count: int, length: int) -> bytes:
+    exact = abi.IntervalSet(0, count | abi.SET_PERMITS)
+    return bytes(exact) + bytes(16) + length.to_bytes(2, sys.byteorder) + bytes(6)

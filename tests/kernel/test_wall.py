@@ -15,10 +15,14 @@ from rig import cgroup_root, in_cgroup, temp_cgroup, wait_until
 
 from agentwall.errors import HostError, KernelError
 from agentwall.flow.verdict import Hook, Mode, ReasonCode, Verdict
-from agentwall.kernel import pins
+from agentwall.kernel import abi, pins
+from agentwall.kernel.capacity import Capacity
+from agentwall.kernel.decode import FLOW, FLOW_KEY
 from agentwall.kernel.features import has_set_retval
+from agentwall.kernel.learned import BOUND, BOUND_KEY, KNOWN, KNOWN_KEY
 from agentwall.kernel.maps import SandboxSettings
-from agentwall.kernel.wall import Capacity, Wall
+from agentwall.kernel.wall import Wall
+from agentwall.net.domain import name_key
 from agentwall.net.endpoint import key_bytes
 from agentwall.net.ports import selector
 from agentwall.policy.model import LoopbackScope
@@ -350,7 +354,7 @@ def frame(port: int) -> bytes:
     [
         ("binding", "constant aw_test_sandbox: expected it in .rodata, got none"),
         ("test_object", "expected aw_test_sandbox 0: a test object"),
-        ("wrong_layout", "map aw_sandboxes: expected .*value_size=16.* got .*value_size=17"),
+        ("wrong_layout", "map aw_sandboxes: expected .*value_size=40.* got .*value_size=41"),
     ],
 )
 def test_other_objects(compile_bpf, name, message):
@@ -363,3 +367,28 @@ def test_no_object(tmp_path):
     """Without the object the error names the file that is missing."""
     with pytest.raises(KernelError, match=r"agentwall\.bpf\.o: expected a BPF object"):
         Wall.load(object_path=tmp_path / "agentwall.bpf.o")
+
+
+def test_learned_names(cgroup):
+    """Flows speak of the name, what is over goes, and the rest goes with the sandbox."""
+    text = name_key("hub.example.com")
+    key = FLOW_KEY.pack(SANDBOX, 99, bytes(16), 1, abi.NO_RULE, 5, 443, 6, 0, 1, 1)
+    with Wall.load(capacity=SMALL) as wall:
+        maps = wall.maps()
+        raise_wall(wall, cgroup, 443)
+        maps["aw_known"].update(
+            KNOWN_KEY.pack(SANDBOX, 99), KNOWN.pack(1, bytes(8), 0, 1, len(text), text)
+        )
+        for number, until_ns in ((1, 1), (2, 10**18)):
+            bound = BOUND_KEY.pack(SANDBOX, bytes([number]) * 16)
+            maps["aw_bound"].update(bound, BOUND.pack(99, until_ns, *[0] * 14))
+        maps["aw_flow_table"].update(key, bytes(FLOW.size))
+        [totals] = wall.totals()
+        before = [one.until_ns for one in wall.learned(SANDBOX)]
+        wall.expire(10**12)
+        after = [one.until_ns for one in wall.learned(SANDBOX)]
+        wall.detach(SANDBOX)
+
+        assert totals.name == "hub.example.com"
+        assert (sorted(before), after) == ([1, 10**18], [10**18])
+        assert maps["aw_known"].entries() == maps["aw_bound"].entries() == []

@@ -41,7 +41,9 @@ class Blocked:
     reason: str | None = None
     direction: str = "out"
     reported: str = "event"
-    """``event``, or ``probe``: counted only, because UDP connect() sends nothing."""
+    """``event``; ``probe``: counted only, because UDP connect() sends nothing; or ``nothing``."""
+    passed: int | None = None
+    """Payload octets that reach *remote* before the segment that is refused; None: not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

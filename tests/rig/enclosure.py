@@ -13,12 +13,14 @@ from pathlib import Path
 
 from agentwall.flow.record import Attempt, SandboxKey
 from agentwall.flow.verdict import Hook, Verdict
+from agentwall.host.netns import netns_cookie
 from agentwall.kernel.maps import SandboxSettings
 from agentwall.kernel.wall import Counters, Wall
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.evaluate import loopback_scope
 from agentwall.policy.load import load_policy
 from agentwall.policy.model import REFUSALS, LoopbackScope, Policy
+from rig.namespace import Namespace
 
 EVENT_TIMEOUT_S = 1.0
 
@@ -34,8 +36,10 @@ def parse_policy(text: str) -> Policy:
 class Enclosure:
     """A wall, the events it reported so far, and ways to put cgroups behind it."""
 
-    def __init__(self, wall: Wall) -> None:
+    def __init__(self, wall: Wall, netns: int = 0) -> None:
         self.wall = wall
+        self.netns = netns
+        """Cookie of the network namespace that sandboxes are admitted with; 0: they have no DNS."""
         self._keys = itertools.count(1)
         self._generations = itertools.count(1)
         self._events: list[Attempt] = []
@@ -61,6 +65,9 @@ class Enclosure:
                 loopback=loopback or loopback_scope(policy, own_netns=True),
                 refuse_errno=REFUSALS[policy.refuse_with],
                 protocols=tables.protocols,
+                netns_cookie=self.netns,
+                dns=policy.dns,
+                has_names=bool(tables.names),
             ),
         )
         return generation
@@ -113,10 +120,10 @@ class Enclosure:
 
 
 @contextmanager
-def enclosure() -> Iterator[Enclosure]:
-    """Load a wall, unpinned, so that it ends with the test."""
+def enclosure(near: Namespace | None = None) -> Iterator[Enclosure]:
+    """Load a wall, unpinned, so that it ends with the test; its sandboxes have DNS in *near*."""
     with Wall.load() as wall:
-        yield Enclosure(wall)
+        yield Enclosure(wall, near.call(netns_cookie) if near else 0)
 
 
 def describe(event: Attempt) -> str:

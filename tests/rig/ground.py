@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import IPv6Address, ip_address
 
 from agentwall.net.endpoint import IPAddress, destination
+from rig.answers import datagrams, streams
 from rig.lab import (
     FAR_DEVICE,
     METADATA,
@@ -30,14 +31,16 @@ from rig.namespace import Namespace, temp_netns
 from rig.packet import Packet
 from rig.socket_features import missing
 from rig.tap import Tap
+from rig.zone import DOCKER_STUB, HONEST, LIES, REBINDING, RESOLVER, STUB, tell
 
 PORT, OTHER_PORT = 7000, 7001
 IPV6_PORT = 7064
 """The policy of the evasion tests permits it to every IPv6 address, and to no IPv4 one."""
+PROXY = "198.51.100.78"
 INBOUND_PORT = 8888
 """Peers on far may call the sandbox here."""
-TCP_PORTS = (22, 53, 80, 443, PORT, OTHER_PORT, IPV6_PORT)
-UDP_PORTS = (53, 443, PORT, OTHER_PORT, IPV6_PORT)
+TCP_PORTS = (22, 80, 443, 853, PORT, OTHER_PORT, IPV6_PORT)
+UDP_PORTS = (443, 853, PORT, OTHER_PORT, IPV6_PORT)
 BARRIER = ("198.51.100.99", 9)
 FAR_LINK_LOCAL = "fe80::f"
 SIDE_NEAR, SIDE_FAR = "10.99.0.1", "10.99.0.2"
@@ -67,11 +70,27 @@ ROLES: dict[str, tuple[str, int]] = {
     "loopback4": ("127.0.0.1", PORT),
     "loopback6": ("::1", PORT),
     "metadata": (METADATA, 80),
+    "named": (HONEST, PORT),
+    "proxy": (PROXY, OTHER_PORT),
     "dns": (OUTSIDE_OTHER, 53),
     "quic": (OUTSIDE_OTHER, 443),
     "ssh": (OUTSIDE_OTHER, 22),
     "side4": (SIDE_FAR, PORT),
     "own4": ("10.98.0.2", PORT),
+    "resolver": (RESOLVER, 53),
+    "resolver-mapped": (f"::ffff:{RESOLVER}", 53),
+    "resolver-https": (RESOLVER, 443),
+    "resolver-tls": (RESOLVER, 853),
+    "dns6": (OUTSIDE6, 53),
+    "dns-tls": (OUTSIDE_OTHER, 853),
+    "docker-stub": (DOCKER_STUB, 53),
+    "stub": (STUB, 53),
+    "mdns": ("224.0.0.251", 5353),
+    "mdns6": ("ff02::fb", 5353),
+    "llmnr": ("224.0.0.252", 5355),
+    "netbios": ("192.0.2.255", 137),
+    **{f"lie:{label}": (address, PORT) for label, address in LIES.items()},
+    **{f"rebound:{label}": (address, PORT) for label, address in REBINDING.items()},
 }
 """The destinations a technique may name."""
 
@@ -104,6 +123,16 @@ class Ground:
     def received(self) -> bytes:
         """Return what the servers, the relay on near's loopback among them, were told so far."""
         return b"\n".join(server.received for server in self._servers)
+
+    def told(self, role: str) -> int:
+        """Return how many payload octets the servers have received at *role* so far."""
+        to = (str(remote_on_wire(role)), ROLES[role][1])
+        return sum(
+            len(delivery.data)
+            for server in self._servers
+            for delivery in list(server.deliveries)
+            if delivery.local == to
+        )
 
     def places(self) -> dict[str, tuple[int, tuple[str | int, ...]]]:
         """Return the socket family and address tuple of every role."""
@@ -154,6 +183,8 @@ def ground() -> Iterator[Ground]:
             for server in (
                 *(tcp_server(made.far, any_address, port) for port in TCP_PORTS),
                 *(udp_server(made.far, any_address, port) for port in UDP_PORTS),
+                tcp_server(made.far, any_address, 53, session=streams(tell)),
+                udp_server(made.far, any_address, 53, session=datagrams(tell)),
                 tcp_server(made.near, any_address, PORT),
                 udp_server(made.near, any_address, PORT),
             )

@@ -77,6 +77,10 @@ class PuppetSocket:
         """Send *data*, *times* times over."""
         self._owner.call("send", self._number, data.decode("latin-1"), times)
 
+    def send_urgent(self, data: bytes) -> None:
+        """Send *data* over TCP, the last octet as urgent."""
+        self._owner.call("send_urgent", self._number, data.decode("latin-1"))
+
     def sendto(self, data: bytes, address: str, port: int) -> None:
         """Send a datagram to an address."""
         self._owner.call("sendto", self._number, data.decode("latin-1"), address, port)
@@ -201,6 +205,9 @@ class _Strings:
     def send(self, number: int, data: str, times: int) -> None:
         for _ in range(times):
             self._sockets[number].sendall(data.encode("latin-1"))
+
+    def send_urgent(self, number: int, data: str) -> None:
+        self._sockets[number].send(data.encode("latin-1"), socket.MSG_OOB)
 
     def sendto(self, number: int, data: str, address: str, port: int) -> None:
         self._sockets[number].sendto(data.encode("latin-1"), (address, port))

@@ -16,6 +16,7 @@ from agentwall.flow.record import (
     GapRecord,
     Process,
     ProcessSource,
+    Question,
     Record,
     Sandbox,
     StateRecord,
@@ -83,6 +84,20 @@ def flow(**changes: object) -> FlowRecord:
         count=1,
     )
     return replace(record, **changes)  # type: ignore[arg-type]
+
+
+def asked(name: str, type_: int, /, **changes: object) -> FlowRecord:
+    """Return a refused DNS question by curl, with *changes*."""
+    found = {
+        "remote": endpoint("10.20.0.2", 53, UDP),
+        "protocol": UDP,
+        "hook": Hook.EGRESS,
+        "errno": None,
+        "socket_type": 2,
+        "reason": Reason(code=ReasonCode.QUESTION),
+        "question": Question(name=name, type=type_),
+    }
+    return flow(**{**found, **changes})
 
 
 def permitted(**changes: object) -> FlowRecord:

@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from functools import cache
 
@@ -98,6 +99,12 @@ def _bash() -> None:
         raise OSError(2, "bash")
 
 
+def _nftables() -> None:
+    nft = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if not nft or subprocess.run([nft, "list", "tables"], capture_output=True).returncode:
+        raise OSError(2, "nft")
+
+
 _PROBES: dict[str, Callable[[], None]] = {
     "mptcp": _socket(socket.AF_INET, socket.SOCK_STREAM, 262),
     "mptcp_fastopen": _mptcp_fastopen,
@@ -110,4 +117,5 @@ _PROBES: dict[str, Callable[[], None]] = {
     "sys_admin": _capability(CAP_SYS_ADMIN),
     "user_namespaces": _user_namespaces,
     "bash": _bash,
+    "nftables": _nftables,
 }

@@ -10,6 +10,7 @@ from agentwall.flow.record import (
     GapRecord,
     Process,
     ProcessSource,
+    Question,
     Sandbox,
     StateRecord,
 )
@@ -41,6 +42,7 @@ REASONS = st.builds(
     file=st.none() | TEXT,
     line=st.none() | st.integers(1, 10**6),
 )
+QUESTIONS = st.builds(Question, name=TEXT, type=st.none() | st.integers(1, 65535))
 
 
 @st.composite
@@ -71,6 +73,7 @@ def flows(draw: st.DrawFn) -> FlowRecord:
         duration_ns=draw(st.none() | U64),
         count=draw(st.integers(0, 2**40)),
         name=draw(st.none() | TEXT) if remote is not None else None,
+        question=draw(st.none() | QUESTIONS),
     )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ http {{
   scgi_temp_path {directory}/scgi;
   server {{
     listen {address}:443 ssl;
-    server_name {name};
+    server_name {names};
     ssl_certificate {chain};
     ssl_certificate_key {key};
     root {directory}/root;
@@ -61,8 +61,10 @@ class WebServer:
 
 
 @contextmanager
-def web_server(lab: Lab, address: str, *, name: str, files: dict[str, str]) -> Iterator[WebServer]:
-    """Serve *files* (path -> content) over TLS as *name* at *address*, port 443."""
+def web_server(
+    lab: Lab, address: str, *, name: str, files: dict[str, str], others: Sequence[str] = ()
+) -> Iterator[WebServer]:
+    """Serve *files* (path -> content) over TLS as *name* and *others* at *address*, port 443."""
     with scratch("nginx") as directory:
         for path, content in files.items():
             target = directory / "root" / path
@@ -71,13 +73,13 @@ def web_server(lab: Lab, address: str, *, name: str, files: dict[str, str]) -> I
         # nginx reads files as a user of its own even when root started it.
         for entry in (directory / "root").rglob("*"):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
-        certificate = make_certificate(directory, [name], [address])
+        certificate = make_certificate(directory, [name, *others], [address])
         configuration = directory / "nginx.conf"
         configuration.write_text(
             _CONFIGURATION.format(
                 directory=directory,
                 address=address,
-                name=name,
+                names=" ".join((name, *others)),
                 chain=certificate.chain,
                 key=certificate.key,
             )

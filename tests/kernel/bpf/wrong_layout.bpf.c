@@ -6,6 +6,8 @@
 
 const volatile __u64 aw_test_sandbox;
 const volatile __u8 aw_have_set_retval;
+const volatile __u64 aw_hash_seed;
+const volatile __u32 aw_belt_mark;
 
 #define MAP(name, kind, flags, key_type, value_bytes) \
 	struct {                                      \
@@ -16,11 +18,14 @@ const volatile __u8 aw_have_set_retval;
 		__uint(value_size, value_bytes);      \
 	} name SEC(".maps")
 
-MAP(aw_sandboxes, BPF_MAP_TYPE_HASH, 0, __u64, 17);
+MAP(aw_sandboxes, BPF_MAP_TYPE_HASH, 0, __u64, 41);
 MAP(aw_rules, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, __u64[3], 8);
 MAP(aw_intervals, BPF_MAP_TYPE_ARRAY, 0, __u32, 16);
-MAP(aw_flow_table, BPF_MAP_TYPE_HASH, 0, __u64[6], 72);
-MAP(aw_counters, BPF_MAP_TYPE_HASH, 0, __u64, 48);
+MAP(aw_names, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, __u32[65], 32);
+MAP(aw_known, BPF_MAP_TYPE_HASH, 0, __u64[2], 288);
+MAP(aw_bound, BPF_MAP_TYPE_HASH, 0, __u64[3], 136);
+MAP(aw_flow_table, BPF_MAP_TYPE_HASH, 0, __u64[7], 72);
+MAP(aw_counters, BPF_MAP_TYPE_HASH, 0, __u64, 64);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_STORAGE);
@@ -33,11 +38,11 @@ struct {
 	__uint(max_entries, 4096);
 } aw_denials SEC(".maps"), aw_flows SEC(".maps");
 
-#define PROGRAM(section, name)                                       \
-	SEC(section)                                                 \
-	int name(void *ctx)                                          \
-	{                                                            \
-		return aw_test_sandbox + aw_have_set_retval ? 1 : 0; \
+#define PROGRAM(section, name)                                                                     \
+	SEC(section)                                                                               \
+	int name(void *ctx)                                                                        \
+	{                                                                                          \
+		return aw_test_sandbox + aw_have_set_retval + aw_belt_mark + aw_hash_seed ? 1 : 0; \
 	}
 
 PROGRAM("cgroup/connect4", aw_connect4)
