@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 
 tried=" 5.10 "
 # An emulated processor is about 15 times slower.
-declare -A limit_s=([6.1]=1500 [6.12]=1500 [7.3]=1200 [5.10]=1200)
+declare -A limit_s=([6.1]=2000 [6.12]=2000 [7.3]=1200 [5.10]=1200)
 # All that is quick on the oldest and the newest kernel that hosts run; loading and deciding elsewhere.
 all="tests/kernel tests/agree tests/evasion"
 declare -A tests=([6.1]=$all [6.12]=$all)
