@@ -121,15 +121,6 @@ static __always_inline bool aw_note_question(struct bpf_sock *sk, const struct a
 struct sk_buff___aw {
 	unsigned char *head;
 	__u32 end;
-	char cb[48];
-} __attribute__((preserve_access_index));
-
-struct sk_buff_head___aw {
-	struct sk_buff___aw *next;
-} __attribute__((preserve_access_index));
-
-struct sock___aw {
-	struct sk_buff_head___aw sk_write_queue;
 } __attribute__((preserve_access_index));
 
 struct skb_shared_info___aw {
@@ -137,27 +128,18 @@ struct skb_shared_info___aw {
 } __attribute__((preserve_access_index));
 
 /*
- * The segment that TCP sends for the first time heads its queue (tcp_write_xmit()). Flags say that
- * its pages are shared: sendfile(), splice() and MSG_ZEROCOPY lend them, and what was read there can
- * be another thing when it leaves.
+ * Flags say that pages are shared: sendfile(), splice() and MSG_ZEROCOPY lend them, and what was read
+ * there can be another thing when it leaves. The context of a cgroup_skb program is the packet itself.
  */
-AW_GLOBAL int aw_is_lent(struct __sk_buff *skb, __u32 sequence)
+AW_GLOBAL int aw_is_lent(struct __sk_buff *ctx)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct sk_buff___aw *skb = (void *)ctx;
 	struct skb_shared_info___aw *shared = 0;
-	struct sk_buff___aw *first;
-	struct sock___aw *sock;
-	__u32 begins;
 	__u8 flags;
 
 	if (!bpf_core_field_exists(shared->flags)) /* before 5.14 */
 		return true;
-	if (!sk || !(sk = bpf_sk_fullsock(sk)) || !(sock = (void *)bpf_skc_to_tcp_sock(sk)))
-		return true;
-	first = sock->sk_write_queue.next;
-	if (bpf_core_read(&begins, sizeof(begins), &first->cb) || begins != sequence)
-		return true;
-	shared = (void *)(BPF_CORE_READ(first, head) + BPF_CORE_READ(first, end));
+	shared = (void *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, end));
 	return bpf_core_read(&flags, sizeof(flags), &shared->flags) || flags;
 }
 

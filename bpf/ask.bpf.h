@@ -23,11 +23,8 @@ int aw_may_ask(__u64 sandbox_id, __u32 index);
 int aw_judge_question(struct __sk_buff *skb, __u64 sandbox_id, __u32 index, __u32 start,
 		      __u32 size);
 
-/*
- * Says whether the application may still write to what the segment at *sequence*, sent for the first
- * time, holds; true also where that cannot be told.
- */
-int aw_is_lent(struct __sk_buff *skb, __u32 sequence);
+/* Says whether the application may still write to what the packet holds; true where nobody can tell. */
+int aw_is_lent(struct __sk_buff *skb);
 
 /* Loads *size* bytes of the packet at *start* into the message of *index*. */
 static __always_inline bool aw_load_message(struct __sk_buff *skb, __u32 index, __u32 start,
@@ -101,7 +98,7 @@ static __always_inline int aw_judge_segment(struct __sk_buff *skb, const struct 
 		return 0; /* judged before, or empty */
 	if ((__s32)(begin - stream->out_next) > 0)
 		return AW_REASON_INCOMPLETE;
-	if (enforce && !syn && aw_is_lent(skb, c->sequence))
+	if (enforce && !syn && aw_is_lent(skb))
 		return AW_REASON_NOT_A_QUESTION;
 	reason = aw_judge_messages(skb, c->id, index, c->start + stream->out_next - begin, enforce);
 	if ((reason == AW_REASON_INCOMPLETE && !enforce) || c->tcp_flags & AW_TCP_URG)

@@ -246,17 +246,17 @@ static __always_inline __u32 aw_take_bytes(struct __sk_buff *skb, struct aw_stre
 	stream->have = have + size;
 	place = have - AW_PREFIX;
 	left = size;
-	if (place >= AW_MESSAGE_LEN)
+	if (place >= AW_STREAM_LEN)
 		return size;
-	if (left > AW_MESSAGE_LEN - place)
-		left = AW_MESSAGE_LEN - place;
+	if (left > AW_STREAM_LEN - place)
+		left = AW_STREAM_LEN - place;
 	if (!left)
 		return size;
 	left--;
 	/* As in aw_load_message(). */
 	asm volatile("" : "+r"(left), "+r"(place));
-	left &= AW_MESSAGE_LEN - 1;
-	place &= AW_MESSAGE_LEN - 1;
+	left &= AW_STREAM_LEN - 1;
+	place &= AW_STREAM_LEN - 1;
 	bpf_skb_load_bytes(skb, at, stream->message + place, left + 1);
 	return size;
 }
@@ -273,8 +273,8 @@ static __always_inline void aw_copy_message(struct aw_work *work, const struct a
 	__u64 *to = (__u64 *)work->message;
 	__u32 size = stream->have - AW_PREFIX;
 
-	work->size = size < AW_MESSAGE_LEN ? size : AW_MESSAGE_LEN;
-	for (int i = 0; i < AW_MESSAGE_LEN / 8; i++) {
+	work->size = size < AW_STREAM_LEN ? size : AW_STREAM_LEN;
+	for (int i = 0; i < AW_STREAM_LEN / 8; i++) {
 		if (i * 8 >= work->size)
 			break;
 		to[i] = from[i];

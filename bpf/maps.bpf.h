@@ -281,6 +281,9 @@ AW_MAP struct {
 	__type(value, struct aw_asked);
 } aw_asked SEC(".maps");
 
+/* Bytes of an answer over TCP: Linux 7.3 has no more than 8 KiB for what a socket keeps, all told. */
+#define AW_STREAM_LEN 2048
+
 /* DNS over one TCP connection, both ways. */
 struct aw_stream {
 	__u32 out_next; /* sequence number up to which questions were judged */
@@ -289,7 +292,7 @@ struct aw_stream {
 	__u8 prefix[2]; /* those two */
 	__u8 _pad[2];
 	/* Half of it is used: the verifier adds the most that place and length can each be. */
-	__u8 message[2 * AW_MESSAGE_LEN];
+	__u8 message[2 * AW_STREAM_LEN];
 };
 
 AW_MAP struct {

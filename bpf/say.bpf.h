@@ -125,7 +125,7 @@ static __always_inline bool aw_may_change(struct __sk_buff *skb, const struct aw
 		return false;
 	if (hello->phase < AW_PHASE_TYPE && hello->skip >= segment->length - seen)
 		return false;
-	return aw_is_lent(skb, segment->sequence);
+	return aw_is_lent(skb);
 }
 
 /*
