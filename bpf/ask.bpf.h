@@ -6,7 +6,6 @@
 #include "dns.bpf.h"
 #include "skb.bpf.h"
 
-#define AW_DNS_PORT		53
 #define AW_QUESTIONS_OF_SEGMENT 4 /* over TCP; the A and the AAAA question come as one */
 #define AW_PREFIX		2 /* bytes that give a message's length over TCP (RFC 1035 section 4.2.2) */
 

@@ -15,9 +15,6 @@
 #include <bpf/bpf_endian.h>
 #include "maps.bpf.h"
 
-#define AW_DNS_PORT 53
-#define AW_LO	    1 /* ifindex of lo in every namespace */
-
 /* RFC 1035 section 4.1.1, RFC 4035 section 3.2.2 */
 #define AW_DNS_QR	0x8000 /* an answer */
 #define AW_DNS_OPCODE	0x7800
@@ -127,7 +124,7 @@ int aw_belt(struct __sk_buff *skb)
 	 * would be refused. But what was translated must lose its connection on the way, to be
 	 * translated back: AW_BELT_TRANSLATED says where that works.
 	 */
-	if (skb->ifindex == AW_LO && udp.dest == bpf_htons(AW_DNS_PORT))
+	if (skb->ifindex == AW_LOOPBACK_IFINDEX && udp.dest == bpf_htons(AW_DNS_PORT))
 		return TC_ACT_OK;
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }

@@ -183,7 +183,7 @@ static __always_inline int aw_skip_tls(struct aw_work *work, struct aw_hello *he
 	return hello->skip ? 0 : aw_next_tls(hello);
 }
 
-AW_GLOBAL_PART int aw_do_tls_task(__u32 index, __u32 task)
+AW_GLOBAL int aw_do_tls_task(__u32 index, __u32 task)
 {
 	struct aw_work *work = aw_work_at(index);
 	struct aw_hello *hello;
@@ -291,7 +291,7 @@ static __always_inline int aw_read_some(struct aw_work *work, __u32 index)
 }
 
 /* Reads on, and does what is due then. One call, so that the loop around it has one way out. */
-AW_GLOBAL_PART int aw_read_on(__u32 index)
+AW_GLOBAL int aw_read_on(__u32 index)
 {
 	struct aw_work *work = aw_work_at(index);
 	int said;
@@ -309,7 +309,7 @@ AW_GLOBAL_PART int aw_read_on(__u32 index)
 }
 
 /* Reads aw_works[index].message to its end, or until something is said. */
-AW_GLOBAL_PART int aw_read_block(__u32 index)
+AW_GLOBAL int aw_read_block(__u32 index)
 {
 	for (int i = 0; i <= AW_MESSAGE_LEN; i++) {
 		int said = aw_read_on(index);
@@ -321,7 +321,7 @@ AW_GLOBAL_PART int aw_read_block(__u32 index)
 }
 
 /* Reads the payload at *offset*, of *length* bytes, on from aw_works[index].hello. */
-AW_GLOBAL_PART int aw_listen(struct __sk_buff *skb, __u32 index, __u32 offset, __u32 length)
+AW_GLOBAL int aw_listen(struct __sk_buff *skb, __u32 index, __u32 offset, __u32 length)
 {
 	for (int i = 0; i < AW_LISTEN_PIECES; i++) {
 		struct aw_work *work = aw_work_at(index);

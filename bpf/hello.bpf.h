@@ -15,7 +15,6 @@
 #include "packet.bpf.h"
 #include "work.bpf.h"
 
-#define AW_GLOBAL_PART	 __attribute__((noinline))
 #define AW_LISTEN_PIECES 288 /* two for 4 kB: enough for the largest segment, of 512 kB */
 
 #define AW_QUIC_LEAST	 1200 /* octets of a datagram that opens a connection: RFC 9000 section 14.1 */
@@ -101,19 +100,19 @@ struct aw_segment {
 };
 
 /* Parts, each verified once. They return an enum aw_said. */
-AW_GLOBAL_PART int aw_do_http_task(__u32 index, __u32 task);
-AW_GLOBAL_PART int aw_read_http_octet(__u32 index, __u32 octet);
-AW_GLOBAL_PART int aw_read_block(__u32 index);
-AW_GLOBAL_PART int aw_listen(struct __sk_buff *skb, __u32 index, __u32 offset, __u32 length);
+AW_GLOBAL int aw_do_http_task(__u32 index, __u32 task);
+AW_GLOBAL int aw_read_http_octet(__u32 index, __u32 octet);
+AW_GLOBAL int aw_read_block(__u32 index);
+AW_GLOBAL int aw_listen(struct __sk_buff *skb, __u32 index, __u32 offset, __u32 length);
 
 /*
  * Reads aw_works[index].hello.text, of .length bytes, as a host: puts it into its one form there, and
  * for an authority the port into .value, 0 if there is none. Returns NAME, NO_NAME or BROKEN.
  */
-AW_GLOBAL_PART int aw_read_host(__u32 index, __u32 is_authority);
+AW_GLOBAL int aw_read_host(__u32 index, __u32 is_authority);
 
 /* Fills in key, length and hash of the work from hello.text. Returns 0. */
-AW_GLOBAL_PART int aw_make_key(__u32 index);
+AW_GLOBAL int aw_make_key(__u32 index);
 
 static __always_inline bool aw_is_same_name(const struct aw_hello *hello)
 {

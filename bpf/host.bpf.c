@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Host names as TLS and HTTP write them; see hello.bpf.h. agentwall/detect/said.py reads the same. */
 #include "hello.bpf.h"
-
-#define AW_FNV_BASIS 0xcbf29ce484222325ULL
-#define AW_FNV_PRIME 0x100000001b3ULL
+#include "message.bpf.h"
 
 /* enum of aw_hello.mode */
 #define AW_PART_NAME	  0
@@ -61,7 +59,7 @@ static __always_inline int aw_read_name_octet(struct aw_hello *hello, __u32 at)
 }
 
 /* The octet at *at* as part of an authority: a host, and a port or none. */
-AW_GLOBAL_PART int aw_read_host_octet(__u32 index, __u32 at)
+AW_GLOBAL int aw_read_host_octet(__u32 index, __u32 at)
 {
 	struct aw_work *work = aw_work_at(index);
 	struct aw_hello *hello;
@@ -125,7 +123,7 @@ static __always_inline int aw_finish_host(struct aw_hello *hello)
 	return hello->signs & AW_SIGN_LETTER ? AW_SAID_NAME : AW_SAID_NO_NAME;
 }
 
-AW_GLOBAL_PART int aw_read_host(__u32 index, __u32 is_authority)
+AW_GLOBAL int aw_read_host(__u32 index, __u32 is_authority)
 {
 	struct aw_work *work = aw_work_at(index);
 	struct aw_hello *hello;
@@ -149,10 +147,10 @@ AW_GLOBAL_PART int aw_read_host(__u32 index, __u32 is_authority)
 }
 
 /* The hash is that of message.bpf.h: over the name as it is read, with its last dot. */
-AW_GLOBAL_PART int aw_make_key(__u32 index)
+AW_GLOBAL int aw_make_key(__u32 index)
 {
 	struct aw_work *work = aw_work_at(index);
-	__u64 hash = AW_FNV_BASIS ^ aw_hash_seed;
+	__u64 hash = aw_hash_start();
 	__u32 length;
 
 	if (!work)
@@ -168,12 +166,12 @@ AW_GLOBAL_PART int aw_make_key(__u32 index)
 		if (i >= length)
 			break;
 		octet = work->hello.text[i];
-		hash = (hash ^ octet) * AW_FNV_PRIME;
+		hash = aw_hash_octet(hash, octet);
 		asm volatile("" : "+r"(place));
 		work->key.text[place & 255] = octet; /* below length, whatever the verifier knows */
 	}
-	hash = (hash ^ '.') * AW_FNV_PRIME;
-	work->hash = hash ? hash : 1;
+	hash = aw_hash_octet(hash, '.');
+	work->hash = aw_hash_end(hash);
 	work->key.text[length & 255] = '.';
 	work->length = length + 1;
 	work->key.prefixlen = 16 + 8 * (length + 1);

@@ -198,7 +198,7 @@ static __always_inline int aw_take_head(struct aw_hello *hello)
 	return AW_SAID_NAME;
 }
 
-AW_GLOBAL_PART int aw_do_http_task(__u32 index, __u32 task)
+AW_GLOBAL int aw_do_http_task(__u32 index, __u32 task)
 {
 	struct aw_work *work = aw_work_at(index);
 	struct aw_hello *hello;
@@ -224,7 +224,7 @@ AW_GLOBAL_PART int aw_do_http_task(__u32 index, __u32 task)
 	return said;
 }
 
-AW_GLOBAL_PART int aw_read_http_octet(__u32 index, __u32 octet)
+AW_GLOBAL int aw_read_http_octet(__u32 index, __u32 octet)
 {
 	struct aw_work *work = aw_work_at(index);
 	struct aw_hello *hello;

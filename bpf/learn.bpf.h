@@ -5,8 +5,6 @@
 
 #include "ask.bpf.h"
 
-#define AW_LOOPBACK_IFINDEX 1 /* of every network namespace: LOOPBACK_IFINDEX in linux/net.h */
-
 /*
  * Learns from the answer that aw_read_answer() read, if this socket asked for it. Not one function with
  * it, because calls can only be nested so deep. Returns 0.

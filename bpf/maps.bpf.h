@@ -12,7 +12,10 @@
  * On a function that is neither static nor inlined: the verifier looks at it once, on its own, for
  * whatever numbers it is given, instead of once for each call.
  */
-#define AW_GLOBAL __attribute__((noinline))
+#define AW_GLOBAL	    __attribute__((noinline))
+
+#define AW_DNS_PORT	    53
+#define AW_LOOPBACK_IFINDEX 1 /* of lo in every network namespace */
 
 #ifdef AW_DEFINE_MAPS
 #define AW_MAP
