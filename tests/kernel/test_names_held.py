@@ -8,20 +8,16 @@ import itertools
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
-from rig.cgroup import temp_cgroup
-from rig.dns import NameServer, name_server
-from rig.enclosure import Enclosure, enclosure, parse_policy
-from rig.lab import OUTSIDE, PERMITTED, Lab, lab
+from rig.dns import name_server
+from rig.enclosure import enclosure, parse_policy
+from rig.lab import OUTSIDE, PERMITTED, lab
 from rig.listeners import tcp_server
-from rig.puppet import Puppet, puppet
+from rig.namebench import NameBench
+from rig.puppet import Puppet
 
-from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import ReasonCode
-from agentwall.policy.model import Policy
 
 pytestmark = pytest.mark.kernel
 
@@ -49,24 +45,8 @@ SERVED = f"""
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    lab: Lab
-    enclosure: Enclosure
-    resolver: NameServer
-
-    @contextmanager
-    def sandbox(self, policy: Policy) -> Iterator[tuple[SandboxKey, Puppet]]:
-        with (
-            temp_cgroup() as cgroup,
-            self.enclosure.enclosed(cgroup, policy) as key,
-            puppet(self.lab.near, cgroup) as actor,
-        ):
-            yield key, actor
-
-
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[NameBench]:
     with (
         lab() as made,
         enclosure(made.near) as wall,
@@ -74,7 +54,7 @@ def bench() -> Iterator[Bench]:
         tcp_server(made.far, OUTSIDE, 443),
         name_server(made, RESOLVER, {HUB: PERMITTED, EVIL: OUTSIDE}) as resolver,
     ):
-        yield Bench(lab=made, enclosure=wall, resolver=resolver)
+        yield NameBench(lab=made, enclosure=wall, resolver=resolver)
 
 
 def question(name: str, number: int, options: bytes | None = None) -> bytes:
@@ -106,7 +86,7 @@ def reach(actor: Puppet, address: str) -> None:
         sock.close()
 
 
-def test_own_listener_is_no_moved_server(bench: Bench) -> None:
+def test_own_listener_is_no_moved_server(bench: NameBench) -> None:
     """The last claim of a socket is not where its next packet goes."""
     with bench.sandbox(parse_policy(POLICY)) as (_, actor):
         forger, asker = actor.open("udp"), actor.open("udp")
@@ -124,7 +104,7 @@ def test_own_listener_is_no_moved_server(bench: Bench) -> None:
             reach(actor, OUTSIDE)
 
 
-def test_a_server_is_no_caller(bench: Bench) -> None:
+def test_a_server_is_no_caller(bench: NameBench) -> None:
     """What a server answers lets nothing be sent to it but questions, whoever may call."""
     server = bench.lab.far.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((SLOW, 53))
@@ -147,7 +127,7 @@ def test_a_server_is_no_caller(bench: Bench) -> None:
         reach(actor, OUTSIDE)  # learned all the same
 
 
-def test_urgent_octet_hides_nothing(bench: Bench) -> None:
+def test_urgent_octet_hides_nothing(bench: NameBench) -> None:
     """Who reads a stream misses an urgent octet, and takes what follows for something else."""
     listener = bench.lab.far.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((SLOW, 53))

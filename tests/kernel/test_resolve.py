@@ -7,20 +7,16 @@ import itertools
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
-from rig.cgroup import temp_cgroup
-from rig.dns import NameServer, name_server
-from rig.enclosure import Enclosure, describe, enclosure, parse_policy
-from rig.lab import INTERNAL, METADATA, OUTSIDE, PERMITTED, PERMITTED6, Lab, lab
+from rig.dns import name_server
+from rig.enclosure import describe, enclosure, parse_policy
+from rig.lab import INTERNAL, METADATA, OUTSIDE, PERMITTED, PERMITTED6, lab
 from rig.listeners import tcp_server
-from rig.puppet import Puppet, puppet
+from rig.namebench import NameBench
+from rig.puppet import Puppet
 
-from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import ReasonCode, Verdict
-from agentwall.policy.model import Policy
 
 pytestmark = pytest.mark.kernel
 
@@ -46,24 +42,8 @@ POLICY = f"""
 _ids = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    lab: Lab
-    enclosure: Enclosure
-    resolver: NameServer
-
-    @contextmanager
-    def sandbox(self, policy: Policy) -> Iterator[tuple[SandboxKey, Puppet]]:
-        with (
-            temp_cgroup() as cgroup,
-            self.enclosure.enclosed(cgroup, policy) as key,
-            puppet(self.lab.near, cgroup) as actor,
-        ):
-            yield key, actor
-
-
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[NameBench]:
     with (
         lab() as made,
         enclosure(made.near) as wall,
@@ -73,7 +53,7 @@ def bench() -> Iterator[Bench]:
         tcp_server(made.far, INTERNAL, 443),
         name_server(made, RESOLVER, NAMES) as resolver,
     ):
-        yield Bench(lab=made, enclosure=wall, resolver=resolver)
+        yield NameBench(lab=made, enclosure=wall, resolver=resolver)
 
 
 def question(name: str, kind: int = A, number: int | None = None) -> bytes:
@@ -117,7 +97,7 @@ def reach(actor: Puppet, address: str, port: int = 443) -> None:
 
 
 @pytest.mark.parametrize("ask", [ask_udp, ask_tcp])
-def test_resolve_then_connect(bench: Bench, ask: Callable[..., bytes]) -> None:
+def test_resolve_then_connect(bench: NameBench, ask: Callable[..., bytes]) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (key, actor):
         with pytest.raises(PermissionError):
             reach(actor, PERMITTED)
@@ -135,13 +115,13 @@ def test_resolve_then_connect(bench: Bench, ask: Callable[..., bytes]) -> None:
         ]
 
 
-def test_tcp_byte_by_byte(bench: Bench) -> None:
+def test_tcp_byte_by_byte(bench: NameBench) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (_, actor):
         assert ask_tcp(actor, OTHER, piece=1)[3] & 15 == 0
         reach(actor, OUTSIDE)
 
 
-def test_refused_question_never_leaves(bench: Bench) -> None:
+def test_refused_question_never_leaves(bench: NameBench) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (key, actor):
         bench.resolver.forget()
         with pytest.raises(PermissionError):
@@ -156,7 +136,7 @@ def test_refused_question_never_leaves(bench: Bench) -> None:
         assert [q.name for q in asked if q][:1] == [EVIL]
 
 
-def test_search_list(bench: Bench) -> None:
+def test_search_list(bench: NameBench) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (_, actor):
         for suffix in ("svc.cluster.example", "cluster.example"):
             assert ask_udp(actor, f"{HUB}.{suffix}")[3] & 15  # asked, and there is no such name
@@ -167,7 +147,7 @@ def test_search_list(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("name", "address"), [(INSIDE, INTERNAL), ("meta.example.com", METADATA)])
-def test_rebinding(bench: Bench, name: str, address: str) -> None:
+def test_rebinding(bench: NameBench, name: str, address: str) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (key, actor):
         ask_udp(actor, name)
         with pytest.raises(PermissionError):
@@ -176,14 +156,14 @@ def test_rebinding(bench: Bench, name: str, address: str) -> None:
         assert [(str(e.remote.address), e.question.name) for e in seen] == [(address, name)]
 
 
-def test_a_rule_on_addresses_opens_the_block_to_names(bench: Bench) -> None:
+def test_a_rule_on_addresses_opens_the_block_to_names(bench: NameBench) -> None:
     policy = parse_policy(POLICY + f"      - {{cidr: {INTERNAL}, ports: [1]}}\n")
     with bench.sandbox(policy) as (_, actor):
         ask_udp(actor, INSIDE)
         reach(actor, INTERNAL)
 
 
-def test_learned_by_one_opens_nothing_for_another(bench: Bench) -> None:
+def test_learned_by_one_opens_nothing_for_another(bench: NameBench) -> None:
     policy = parse_policy(POLICY)
     with bench.sandbox(policy) as (_, one), bench.sandbox(policy) as (_, other):
         ask_udp(one, HUB)
@@ -192,7 +172,7 @@ def test_learned_by_one_opens_nothing_for_another(bench: Bench) -> None:
             reach(other, PERMITTED)
 
 
-def test_expiry_spares_what_is_open(bench: Bench) -> None:
+def test_expiry_spares_what_is_open(bench: NameBench) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (key, actor):
         ask_udp(actor, HUB)
         sock = actor.open("tcp")
@@ -210,7 +190,7 @@ def test_expiry_spares_what_is_open(bench: Bench) -> None:
         assert bench.enclosure.await_event(key, lambda e: e.hook.value == "egress"), "cut"
 
 
-def test_switch_keeps_what_was_learned(bench: Bench) -> None:
+def test_switch_keeps_what_was_learned(bench: NameBench) -> None:
     with bench.sandbox(parse_policy(POLICY)) as (key, actor):
         ask_udp(actor, HUB)
         bench.enclosure.bind(key, parse_policy(POLICY.replace(HUB, "gone.example.com")))
