@@ -149,7 +149,8 @@ def test_questions_agree(behind, servers):
     assert total / 10 <= refused <= 9 * total / 10
     for why in AskReason:
         wanted = why is not AskReason.NO_SERVERS
-        assert (asking.answers[why] >= total / 100) is wanted
+        # On slower kernels fewer are asked, and the rarest answer comes but once or twice.
+        assert (asking.answers[why] >= max(1, total // 400)) is wanted
 
 
 @pytest.mark.parametrize("count", range(1, 9))
