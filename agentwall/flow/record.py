@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
+from agentwall.flow.finding import Finding
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint
 
@@ -75,6 +76,40 @@ class Attempt:
     """The name that *remote* was learned under."""
     question: Question | None = None
     """What was asked or said, where the verdict is about that; see ``struct aw_name_event``."""
+    match: Match | None = None
+    """What was recognised, where the verdict is about that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """What the kernel's automaton matched: the tail of ``struct aw_match_event``."""
+
+    table: int
+    """Generation of the signature table."""
+    accept: int
+    """Index into ``Automaton.accepts``."""
+    from_client: bool
+    """Whoever opened the flow said it."""
+    position: int
+    """How many bytes of this side's stream, or of the datagram, the match ends behind."""
+    left_bytes: int
+    """How many of those had passed in earlier packets."""
+    text: bytes
+    """The last bytes of this side up to the end of the match: at most 512, some of them perhaps
+    from earlier packets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excerpt:
+    """Bytes of a flow that the decoders are to see: ``struct aw_excerpt_event``."""
+
+    attempt: Attempt
+    """Which flow; its verdict is ALLOW."""
+    from_client: bool
+    position: int
+    """Where in this side's stream *data* begins."""
+    data: bytes
+    """At most 1024 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +212,7 @@ class GapRecord:
     time_ns: int
     mono_ns: int
     where: str
-    """``denials``, ``flows`` or ``flow-table``."""
+    """``denials``, ``flows``, ``flow-table``, ``names``, ``excerpts``, ..."""
     lost: int
 
 
@@ -193,4 +228,30 @@ class StateRecord:
     """JSON values only."""
 
 
-Record = FlowRecord | GapRecord | StateRecord
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionRecord:
+    """One ``kind: detection`` event: something was recognised, by its bytes or its behaviour."""
+
+    sandbox: Sandbox
+    time_ns: int
+    mono_ns: int
+    process: Process | None
+    finding: Finding
+    verdict: Verdict
+    """DENY: the flow was cut. WOULD_DENY: it would be, in enforce mode. ALLOW: an alert."""
+    response: str
+    """What the policy says to do: ``alert``, ``block``."""
+    direction: Direction
+    protocol: int
+    local: Endpoint | None
+    remote: Endpoint | None
+    """None where it is about no single flow, such as a scan."""
+    name: str | None
+    """The name under which the remote address was learned, or that the flow said."""
+    reason: Reason
+    """The rule that permits the flow."""
+    bytes_left: int | None
+    """How many bytes of the message had left before it was cut; None where nothing was."""
+
+
+Record = FlowRecord | GapRecord | StateRecord | DetectionRecord

@@ -82,6 +82,11 @@ class ReasonCode(enum.Enum):
     """QUIC to an address that is permitted by name."""
     PROXY_TARGET = "proxy-target"
     """A proxy is asked for what no rule permits."""
+    SIGNATURE = "signature"
+    """What the flow says matches a signature."""
+    UNREADABLE = "unreadable"
+    """What the flow says cannot be judged by what is read of it: lent pages, urgent data, a second
+    path of MPTCP."""
 
 
 class Hook(enum.Enum):
