@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentwall.flow.verdict import Mode
 from agentwall.net.ports import EVERYTHING, parse_ports
+from agentwall.policy.detect_document import DetectDocument
+from agentwall.policy.document_map import Map
 from agentwall.policy.model import AskScope, Loopback, OnError, Section
 from agentwall.policy.suffixes import check_reach
 from agentwall.policy.values import (
@@ -27,6 +29,7 @@ from agentwall.policy.values import (
     Cidr,
     DenyPorts,
     Destination,
+    Excepted,
     Host,
     Ports,
     Proxy,
@@ -39,7 +42,7 @@ from agentwall.policy.values import (
 
 LISTS = (Section.ALLOW, Section.DENY, Section.INBOUND)
 """The sections that are lists of rules in a file."""
-LATER_KEYS = frozenset(("match", "detect", "phases", "except"))
+LATER_KEYS = frozenset(("match", "phases"))
 """Keys of the language that this version does not act on, and therefore refuses."""
 HTTPS: tuple[Ports, ...] = (parse_ports("443"),)
 """The ports of an allow rule on names that says none."""
@@ -47,9 +50,22 @@ NO_PORTS = "expected a list of ports ([any] opens every port), got nothing"
 MAX_SERVERS = 8
 MAX_SEARCH = 8
 
+MAX_EXCEPTIONS = 32
+
 _NAMES = ("host", "host_file")
 _TERMS = ("shared_suffix", "sni", "ech", "quic")
 """Keys that mean something beside :data:`_NAMES` only."""
+
+
+def _exceptions(where: str) -> Any:  # noqa: ANN401 - as Field()
+    return Field(
+        default=(),
+        alias="except",
+        max_length=MAX_EXCEPTIONS,
+        description=f"What is not looked for in flows that the rule {where}: classes of `detect` "
+        "(`tunnel`), or one dialect of a class (`tunnel/ssh`).",
+        examples=[["tunnel/ssh"], ["mining", "tunnel/socks"]],
+    )
 
 
 def _at_key(key: str, problem: str) -> PydanticCustomError:
@@ -57,15 +73,11 @@ def _at_key(key: str, problem: str) -> PydanticCustomError:
     return PydanticCustomError("at_key", "{problem}", {"key": key, "problem": problem})
 
 
-class _Map(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _one_origin(schema: dict[str, Any], model: type[_RuleDocument]) -> None:
     schema["oneOf"] = [model.beside(origin) for origin in model.origins]
 
 
-class _RuleDocument(_Map):
+class _RuleDocument(Map):
     model_config = ConfigDict(json_schema_extra=_one_origin)
 
     origins: ClassVar[tuple[str, ...]] = ("cidr", "cidr_file")
@@ -168,6 +180,7 @@ class AllowRule(_NameRuleDocument):
         description="Beside names: whether QUIC may pass on the UDP ports of the rule.",
         examples=["allow"],
     )
+    excepts: tuple[Excepted, ...] = _exceptions("allows")
 
     @classmethod
     def beside(cls, origin: str) -> Mapping[str, Any]:
@@ -218,9 +231,10 @@ class InboundRule(_RuleDocument):
         description="The ports of the sandbox that may be reached, as under `allow`.",
         examples=[[8000]],
     )
+    excepts: tuple[Excepted, ...] = _exceptions("lets in")
 
 
-class DnsDocument(_Map):
+class DnsDocument(Map):
     """Whom the sandbox asks for names, and for which."""
 
     servers: tuple[Server, ...] = Field(
@@ -258,7 +272,7 @@ class DnsDocument(_Map):
     )
 
 
-class TestRow(_Map):
+class TestRow(Map):
     """An expectation that `agentwall policy test` checks."""
 
     __test__ = False  # not a test class for pytest
@@ -279,7 +293,7 @@ class TestRow(_Map):
     )
 
 
-class PolicyDocument(_Map):
+class PolicyDocument(Map):
     """A policy file of agentwall."""
 
     model_config = ConfigDict(title="agentwall policy")
@@ -312,8 +326,8 @@ class PolicyDocument(_Map):
         default=(),
         description="Policies whose rules come first: `NAME.yaml` beside this file, then in "
         "/etc/agentwall/policies, then among those shipped with agentwall. Rules are joined; "
-        "single values, and each key of `dns`, are inherited unless this file sets them; `name` "
-        "and `tests` are not.",
+        "single values, and each key of `dns` and `detect`, are inherited unless this file sets "
+        "them; `name` and `tests` are not.",
         examples=[["base/rl-training"]],
     )
     allow: tuple[AllowRule, ...] = Field(
@@ -343,6 +357,12 @@ class PolicyDocument(_Map):
         description="Whom the sandbox asks for names, and for which. Of the policies that "
         "this one extends each key holds unless this file sets it.",
         examples=[{"servers": ["10.20.0.2"], "search": ["svc.cluster.example"]}],
+    )
+    detect: DetectDocument = Field(
+        default=DetectDocument(),
+        description="What follows on mining, tunnels and the like in flows that the rules allow. "
+        "Inherited key by key, as `dns`.",
+        examples=[{"mining": "block", "tunnel": "block", "scan": "alert", "dns_exfil": "alert"}],
     )
     tests: tuple[TestRow, ...] = Field(
         default=(),

@@ -37,6 +37,12 @@ _NO_RULE_HELPS = {
         "DNS is for the network namespace the sandbox was admitted with: no rule helps"
     ),
     ReasonCode.FORGED: "no rule permits packets in the name of a declared DNS server",
+    ReasonCode.SIGNATURE: (
+        "a rule permits the flow; what it says is let through by except on that rule, or by detect"
+    ),
+    ReasonCode.UNREADABLE: (
+        "what cannot be judged passes only where detect blocks nothing: send it with plain writes"
+    ),
 }
 _TERM_HELPS = {
     ReasonCode.NO_SERVER_NAME: "sni: optional",

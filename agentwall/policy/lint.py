@@ -10,6 +10,7 @@ from agentwall.net.domain import NamePattern
 from agentwall.net.endpoint import IPNetwork
 from agentwall.net.ports import ANY
 from agentwall.net.reserved import METADATA_SERVICES, RESERVED_BLOCKS
+from agentwall.policy.lint_detect import detect_warnings
 from agentwall.policy.lint_names import name_warnings
 from agentwall.policy.lookup import PrefixIndex
 from agentwall.policy.model import Policy, Rule
@@ -44,6 +45,7 @@ def _warnings(policy: Policy) -> Iterator[LintWarning]:
             if not rule.prefixes and not rule.patterns:
                 yield LintWarning(rule.where, rule.id, "matches nothing: its list is empty")
     yield from name_warnings(policy)
+    yield from detect_warnings(policy)
 
 
 def _about_width(rule: Rule) -> Iterator[LintWarning]:

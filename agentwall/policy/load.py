@@ -18,6 +18,7 @@ from agentwall.errors import PolicyError
 from agentwall.flow.verdict import Verdict
 from agentwall.net.ports import PortRange
 from agentwall.policy.compile import extra_protocols
+from agentwall.policy.detect_merge import merge_detect
 from agentwall.policy.document import (
     HTTPS,
     LISTS,
@@ -103,6 +104,7 @@ def _merge(files: Sequence[PolicyFile]) -> Policy:
         deny=rules[Section.DENY],
         inbound=rules[Section.INBOUND],
         dns=dns,
+        detect=merge_detect(files),
         tests=_tests(own),
         files=tuple(dict.fromkeys(path for path, _ in contents)),
         digest=hashlib.sha256(b"".join(raw for _, raw in contents)).hexdigest(),
@@ -155,6 +157,7 @@ def _rules(file: PolicyFile, name: str, section: Section) -> list[Rule]:
             note=document.note or None,
             terms=_terms(document),
             is_proxy=document.origin == "proxy",
+            excepts=_excepts(document),
         )
         for index, document in enumerate(documents)
     ]
@@ -187,6 +190,10 @@ def _terms(document: _RuleDocument) -> NameTerms:
         ech_outer=document.ech == "outer",
         quic=document.quic == "allow",
     )
+
+
+def _excepts(document: _RuleDocument) -> tuple[str, ...]:
+    return () if isinstance(document, DenyRule) else tuple(dict.fromkeys(document.excepts))
 
 
 def _ports(entries: Sequence[tuple[PortRange, ...]]) -> tuple[PortRange, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import enum
 import errno
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from agentwall.errors import SourceLocation
+from agentwall.flow.finding import DetectionClass
 from agentwall.flow.verdict import Mode, Verdict
 from agentwall.net.domain import NamePattern
 from agentwall.net.endpoint import Endpoint, IPNetwork, NamedEndpoint
@@ -110,6 +112,56 @@ class DnsSettings:
     where: SourceLocation
 
 
+class Response(enum.Enum):
+    """What follows on a detection. ``freeze`` and ``kill`` come with the daemon."""
+
+    OFF = "off"
+    ALERT = "alert"
+    BLOCK = "block"
+
+
+DETECT_DEFAULTS: dict[DetectionClass, Response] = {
+    cls: Response.BLOCK if cls in (DetectionClass.MINING, DetectionClass.TUNNEL) else Response.ALERT
+    for cls in DetectionClass
+}
+"""What holds for a class that ``detect`` does not name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanLimits:
+    """``scan`` written as a mapping: how many destinations within how long are a scan."""
+
+    targets: int = 12
+    """Distinct private addresses, one port or several (horizontal); public ones weigh less."""
+    ports: int = 12
+    """Distinct ports of one address (vertical)."""
+    seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsLimits:
+    """``dns_exfil`` written as a mapping: what one sandbox may ask below one registrable domain."""
+
+    questions_per_minute: int = 300
+    labels: int = 100
+    """Distinct names below one zone, within ten minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detect:
+    """The ``detect`` key, defaults filled in."""
+
+    responses: Mapping[DetectionClass, Response] = field(
+        default_factory=lambda: dict(DETECT_DEFAULTS)
+    )
+    scan: ScanLimits = ScanLimits()
+    dns: DnsLimits = DnsLimits()
+    depth_bytes: int = 65536
+    """How far into each side of a flow the kernel looks."""
+    places: Mapping[DetectionClass, SourceLocation] = field(default_factory=dict)
+    """Where files name a response; of defaults there is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One entry of ``allow``, ``deny`` or ``inbound``."""
@@ -130,6 +182,9 @@ class Rule:
     """Count for rules with patterns, and for proxies."""
     is_proxy: bool = False
     """Written as ``proxy``: what the hosts are asked for is judged by the other rules."""
+    excepts: tuple[str, ...] = ()
+    """``except``: a class (``tunnel``) or a class and dialect (``tunnel/ssh``) that is not looked
+    for in flows this rule allows."""
 
     @property
     def id(self) -> str:
@@ -162,6 +217,7 @@ class Policy:
     deny: tuple[Rule, ...]
     inbound: tuple[Rule, ...]
     dns: DnsSettings | None = None
+    detect: Detect = Detect()
     tests: tuple[PolicyTest, ...]
     files: tuple[str, ...]
     """Every file that was read, the policy's own last."""

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from agentwall.policy.detect_document import DetectDocument, DnsExfilDocument, ScanDocument
 from agentwall.policy.document import (
     AllowRule,
     DenyRule,
@@ -25,16 +26,19 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "A rule under `deny`": DenyRule,
     "A rule under `inbound`": InboundRule,
     "The map under `dns`": DnsDocument,
+    "The map under `detect`": DetectDocument,
+    "The map under `detect.scan`": ScanDocument,
+    "The map under `detect.dns_exfil`": DnsExfilDocument,
     "A row under `tests`": TestRow,
 }
 
 
-def json_schema() -> str:
-    """Return the JSON Schema (2020-12) of policy files, as a document of its own."""
-    schema = _tidied(PolicyDocument.model_json_schema())
+def json_schema(model: type[BaseModel] = PolicyDocument) -> str:
+    """Return the JSON Schema (2020-12) of policy files, or of *model*, as its own document."""
+    schema = _tidied(model.model_json_schema())
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": PolicyDocument.model_config["title"],
+        "title": model.model_config["title"],
     }
     return json.dumps(head | schema, indent=2, ensure_ascii=True) + "\n"
 
@@ -52,9 +56,9 @@ def _tidied(node: Any) -> Any:  # noqa: ANN401 - JSON
     }
 
 
-def keys_markdown() -> str:
-    """Return a table of keys for each kind of map in a policy, in markdown."""
-    return "\n".join(line for title, model in _SECTIONS.items() for line in _table(title, model))
+def keys_markdown(sections: Mapping[str, type[BaseModel]] = _SECTIONS) -> str:
+    """Return a table of keys for each kind of map in a policy, or of *sections*, in markdown."""
+    return "\n".join(line for title, model in sections.items() for line in _table(title, model))
 
 
 def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
@@ -62,7 +66,7 @@ def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
     # What decides comes before the note, which subclasses inherit ahead of their own keys.
     for key, field in sorted(model.model_fields.items(), key=lambda item: item[0] == "note"):
         examples = "<br>".join(f"`{_flow(example)}`" for example in field.examples or ())
-        cells = (f"`{key}`", examples, _default(key, field), field.description or "")
+        cells = (f"`{field.alias or key}`", examples, _default(key, field), field.description or "")
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 
@@ -71,10 +75,12 @@ def _default(key: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if key == "ports":
+    if isinstance(value, ScanDocument | DnsExfilDocument):
+        value = value.response
+    if key == "ports" and isinstance(value, tuple):
         return "everything" if value else "beside names `[443]`, else required"
     # Enumerations stand for their value; what is empty is simply absent.
-    if value in ("", ()) or isinstance(value, BaseModel):
+    if value in ("", (), {}, None) or isinstance(value, BaseModel):
         return ""
     return f"`{_flow(getattr(value, 'value', value))}`"
 

@@ -49,6 +49,25 @@ class Source:
             found, node = child
         return _location(self.path, found if key else node)
 
+    def locate_character(self, place: Place, index: int) -> SourceLocation:
+        """Return where character *index* of the text at *place* stands, or else the text."""
+        node = self.root
+        for step in place:
+            child = _child(node, step)
+            if child is None:
+                return self.locate(place)
+            node = child[1]
+        where = _location(self.path, node)
+        # Other styles fold lines and have escapes.
+        if not isinstance(node, ScalarNode) or node.style not in (None, "'"):
+            return where
+        if node.start_mark.line != node.end_mark.line:
+            return where
+        before = node.value[:index]
+        # A single quote is written twice, and the text begins behind one.
+        quotes = before.count("'") + 1 if node.style else 0
+        return SourceLocation(where.path, where.line, where.column + len(before) + quotes)
+
 
 def _child(node: Node, step: str | int) -> tuple[Node, Node] | None:
     if isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.value):
@@ -73,8 +92,13 @@ def _start(path: str) -> SourceLocation:
     return SourceLocation(path, 1, 1)
 
 
-def parse_source(raw: bytes, path: str) -> Source:
+def parse_source(raw: bytes, path: str, *, dates: bool = False) -> Source:
     """Parse the content of the policy file *path*.
+
+    Args:
+        raw: The content.
+        path: For places.
+        dates: Take dates for the text they are written as, instead of refusing them.
 
     Raises:
         PolicyError: With every duplicate key, tag and other oddity found.
@@ -88,7 +112,8 @@ def parse_source(raw: bytes, path: str) -> Source:
     if root is None:
         raise PolicyError(_start(path), "", "expected a map, got an empty file")
     problems = Problems()
-    data = _Reader(path, count + MAX_ALIASED_NODES, problems).read(root, ())
+    reader = _Reader(path, count + MAX_ALIASED_NODES, problems, dates=dates)
+    data = reader.read(root, ())
     problems.raise_any()
     if not isinstance(data, dict):
         raise PolicyError(_location(path, root), "", f"expected a map, got {show(data)}")
@@ -144,8 +169,9 @@ def _yaml_problem(err: yaml.YAMLError, path: str, text: str) -> PolicyError:
 
 
 class _Reader:
-    def __init__(self, path: str, budget: int, problems: Problems) -> None:
+    def __init__(self, path: str, budget: int, problems: Problems, *, dates: bool) -> None:
         self._path = path
+        self._dates = dates
         self._budget = itertools.count(budget, -1)
         self._problems = problems
 
@@ -182,6 +208,8 @@ class _Reader:
         kind, text = node.tag.removeprefix(_TAG), node.value
         match kind:
             case "str":
+                return str(text)
+            case "timestamp" if self._dates:
                 return str(text)
             case "null":
                 return None

@@ -66,6 +66,14 @@ def suffix_kind(name: str) -> SuffixKind | None:
     return SuffixKind.REGISTRY if _is_registry(name) else SuffixKind.SHARED
 
 
+def registrable(name: str) -> str:
+    """Return what of *name*, in its one form, one owner has: ``example.co.uk``, ``me.github.io``.
+
+    A name that is itself a public suffix is returned as it is.
+    """
+    return _lists()[1].privatesuffix(name) or name
+
+
 def _suffix_reached(pattern: NamePattern) -> tuple[str, SuffixKind] | None:
     name, depth = pattern.name, pattern.depth
     kind = suffix_kind(name)

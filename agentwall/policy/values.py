@@ -7,21 +7,25 @@ Each takes what YAML gives and comes out parsed (prefixes, port ranges, names, e
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
+from agentwall.flow.finding import DetectionClass
 from agentwall.net.destination import parse_target
 from agentwall.net.domain import NamePattern, parse_name, parse_pattern
 from agentwall.net.endpoint import Endpoint, IPNetwork, NamedEndpoint
 from agentwall.net.ports import EVERYTHING, PortRange, parse_ports
 from agentwall.net.prefix import EVERYWHERE, parse_prefix
-from agentwall.policy.model import REFUSALS
+from agentwall.policy.model import REFUSALS, Response
 from agentwall.policy.problems import show
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 PATH_PATTERN = r"[^\x00-\x1f\x7f]+"
 BASE_PATTERN = r"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*"
+DIALECT_PATTERN = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _UNROUTABLE_PROTOCOLS = (0, 255)
 """Hop-by-hop options and raw: no socket but a raw one sends them."""
 
@@ -29,6 +33,23 @@ MAX_MIN_TTL_S = 86_400
 """A day: the longest that ``dns.min_ttl`` may keep an address beyond its TTL."""
 MAX_ADDRESSES = 65_536
 """The most that ``dns.max_addresses`` may say."""
+MAX_TARGETS = 1024
+"""Of public web servers four times as many are a scan: what is remembered of one sandbox."""
+MAX_SCAN_S = 3600
+MAX_QUESTIONS = 100_000
+MAX_LABELS = 10_000
+MIN_DEPTH_BYTES = 256
+"""No greeting or login is longer."""
+MAX_DEPTH_BYTES = 1 << 20
+
+BLOCKABLE = (Response.OFF, Response.ALERT, Response.BLOCK)
+ALERTING = (Response.OFF, Response.ALERT)
+"""What ``scan`` and ``beacon`` may say: they are told from many flows, after the fact."""
+_LATER_RESPONSES = ("freeze", "kill")
+
+WITH_DIALECTS = (DetectionClass.MINING, DetectionClass.TUNNEL, DetectionClass.P2P)
+EXCEPTABLE = (*WITH_DIALECTS, DetectionClass.BEACON)
+"""What one rule can be excepted from: what concerns the flows it allows."""
 
 Prefixes = tuple[IPNetwork, ...]
 Patterns = tuple[NamePattern, ...]
@@ -106,13 +127,55 @@ def _refusal(value: object) -> str:
     return value
 
 
-def _whole_number(low: int, high: int, unit: str) -> Any:  # noqa: ANN401 - for Annotated
+def parse_response(value: object, allowed: tuple[Response, ...] = BLOCKABLE) -> Response:
+    """Return the response that *value* stands for.
+
+    Raises:
+        ValueError: If it is none of *allowed*.
+    """
+    # YAML reads a plain off as false.
+    text = Response.OFF.value if value is False else value
+    found = next((response for response in allowed if response.value == text), None)
+    if found is not None:
+        return found
+    problem = f"expected {_either([r.value for r in allowed])}, got {show(value)}"
+    if value in _LATER_RESPONSES:
+        problem += ": freeze and kill need the daemon"
+    elif value == Response.BLOCK.value:
+        problem += ": it is told from many flows, and none of them can be cut for it"
+    raise ValueError(problem)
+
+
+def _alerting(value: object) -> Response:
+    return parse_response(value, ALERTING)
+
+
+def _excepted(value: object) -> str:
+    classes = [cls.value for cls in EXCEPTABLE]
+    if not isinstance(value, str):
+        raise ValueError(f"expected what to except, such as tunnel/ssh, got {show(value)}")
+    name, slash, dialect = value.partition("/")
+    if name not in classes:
+        raise ValueError(f"expected {_either(classes)}, got {show(value)}")
+    if slash and name not in (cls.value for cls in WITH_DIALECTS):
+        raise ValueError(f"expected {name} alone, which has no dialects, got {show(value)}")
+    if slash and not re.fullmatch(DIALECT_PATTERN, dialect):
+        raise ValueError(f"expected a dialect in lower case, as in tunnel/ssh, got {show(value)}")
+    return value
+
+
+def _either(texts: Sequence[str]) -> str:
+    return f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _whole_number(low: int, high: int, unit: str) -> tuple[PlainValidator, WithJsonSchema]:
     def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"expected {low}-{high} {unit}, got {show(value)}")
         return value
 
-    return PlainValidator(check)
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return PlainValidator(check), WithJsonSchema(schema)
 
 
 _PORT_SCHEMA = {
@@ -132,15 +195,39 @@ Proxy = Annotated[Prefixes, PlainValidator(_proxy), WithJsonSchema({"type": "str
 Host = Annotated[Patterns, PlainValidator(_host), WithJsonSchema({"type": "string"})]
 Suffix = Annotated[str, PlainValidator(_suffix), WithJsonSchema({"type": "string"})]
 Server = Annotated[IPNetwork, PlainValidator(_server), WithJsonSchema({"type": "string"})]
-Seconds = Annotated[
-    int,
-    _whole_number(0, MAX_MIN_TTL_S, "seconds"),
-    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_MIN_TTL_S}),
+Seconds = Annotated[int, *_whole_number(0, MAX_MIN_TTL_S, "seconds")]
+Addresses = Annotated[int, *_whole_number(1, MAX_ADDRESSES, "addresses")]
+Targets = Annotated[int, *_whole_number(2, MAX_TARGETS, "addresses")]
+PortCount = Annotated[int, *_whole_number(2, MAX_TARGETS, "ports")]
+ScanSeconds = Annotated[int, *_whole_number(1, MAX_SCAN_S, "seconds")]
+Questions = Annotated[int, *_whole_number(1, MAX_QUESTIONS, "questions")]
+Labels = Annotated[int, *_whole_number(1, MAX_LABELS, "names")]
+Depth = Annotated[int, *_whole_number(MIN_DEPTH_BYTES, MAX_DEPTH_BYTES, "bytes")]
+# pydantic writes a default twice, the second time as the text it made of it the first time.
+_AS_TEXT = PlainSerializer(lambda value: getattr(value, "value", value))
+
+Reaction = Annotated[
+    Response,
+    PlainValidator(parse_response),
+    _AS_TEXT,
+    WithJsonSchema({"type": "string", "enum": [r.value for r in BLOCKABLE]}),
 ]
-Addresses = Annotated[
-    int,
-    _whole_number(1, MAX_ADDRESSES, "addresses"),
-    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_ADDRESSES}),
+Alerting = Annotated[
+    Response,
+    PlainValidator(_alerting),
+    _AS_TEXT,
+    WithJsonSchema({"type": "string", "enum": [r.value for r in ALERTING]}),
+]
+Excepted = Annotated[
+    str,
+    PlainValidator(_excepted),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^(beacon|({'|'.join(c.value for c in WITH_DIALECTS)})"
+            f"(/{DIALECT_PATTERN})?)$",
+        }
+    ),
 ]
 Destination = Annotated[
     Endpoint | NamedEndpoint, PlainValidator(_destination), WithJsonSchema({"type": "string"})

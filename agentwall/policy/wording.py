@@ -4,33 +4,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agentwall.errors import SourceLocation
-from agentwall.policy.document import (
-    LATER_KEYS,
-    NO_PORTS,
-    AllowRule,
-    DenyRule,
-    DnsDocument,
-    InboundRule,
-    PolicyDocument,
-    TestRow,
-)
+from agentwall.policy.document import LATER_KEYS, NO_PORTS, AllowRule, PolicyDocument
 from agentwall.policy.problems import Problems, show
 from agentwall.policy.source import Source
 from agentwall.policy.values import BASE_PATTERN, NAME_PATTERN, PATH_PATTERN
 
-_ITEMS: Mapping[str, type[BaseModel]] = {
-    "allow": AllowRule,
-    "deny": DenyRule,
-    "inbound": InboundRule,
-    "dns": DnsDocument,
-    "tests": TestRow,
-}
+_Document = TypeVar("_Document", bound=BaseModel)
+
 _EXPECTED = {
     "string_type": "text",
     "tuple_type": "a list",
@@ -47,26 +34,32 @@ _EXPECTED_PATTERN = {
 
 def validate(source: Source, problems: Problems) -> PolicyDocument | None:
     """Return the document in *source*; or None, with what is wrong noted in *problems*."""
+    return validate_as(PolicyDocument, source, problems)
+
+
+def validate_as(model: type[_Document], source: Source, problems: Problems) -> _Document | None:
+    """Return what is in *source* as *model*; or None, with what is wrong noted in *problems*."""
     try:
-        return PolicyDocument.model_validate(source.data)
+        return model.model_validate(source.data)
     except ValidationError as err:
         errors = err.errors(include_url=False)
-    excused = {place for error in errors for place in _excused(error)}
+    excused = {place for error in errors for place in _excused(error, model)}
     for error in sorted(errors, key=lambda e: _where(e, source)):
         place = _place(error)
         if place not in excused or error["type"] not in ("missing", "too_short"):
-            text = _unknown_key(place) if _is_unknown(error) else _problem(error, place)
+            unknown = _is_unknown(error)
+            text = _unknown_key(place, _keys(model, place)) if unknown else _problem(error, place)
             problems.add(_where(error, source), place, text)
     return None
 
 
-def _excused(error: ErrorDetails) -> Iterator[tuple[str | int, ...]]:
+def _excused(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[str | int, ...]]:
     """Yield places whose own error only repeats this one."""
     place = tuple(error["loc"])
     if _is_unknown(error) and place[-1] in LATER_KEYS:
         # A rule by a key of a later version may not need the others.
         yield (*place[:-1], "ports")
-    elif _is_unknown(error) and (meant := _meant_key(place)):
+    elif _is_unknown(error) and (meant := _meant_key(place, _keys(model, place))):
         yield (*place[:-1], meant)
     elif error["type"] == "too_short" and error["input"]:
         # pydantic counts the valid entries only.
@@ -88,23 +81,37 @@ def _where(error: ErrorDetails, source: Source) -> SourceLocation:
     return source.locate(_place(error), key=_is_unknown(error) or misplaced)
 
 
-def _unknown_key(place: tuple[str | int, ...]) -> str:
+def _unknown_key(place: tuple[str | int, ...], keys: list[str]) -> str:
     if place[-1] in LATER_KEYS:
         return "not supported by this version of agentwall"
     if place[0] == "inbound" and place[-1] in AllowRule.origins:
         return "expected cidr or cidr_file: of who connects only the address is known"
-    if meant := _meant_key(place):
+    if place[0] == "deny" and place[-1] == "except":
+        return "expected it beside an allow or inbound rule: what is denied says nothing"
+    if meant := _meant_key(place, keys):
         return f"unknown key; did you mean {meant}?"
-    return f"unknown key; expected one of {', '.join(_model(place).model_fields)}"
+    return f"unknown key; expected one of {', '.join(keys)}"
 
 
-def _meant_key(place: tuple[str | int, ...]) -> str | None:
-    close = difflib.get_close_matches(str(place[-1]), _model(place).model_fields, n=1)
+def _meant_key(place: tuple[str | int, ...], keys: list[str]) -> str | None:
+    close = difflib.get_close_matches(str(place[-1]), keys, n=1)
     return close[0] if close else None
 
 
-def _model(place: tuple[str | int, ...]) -> type[BaseModel]:
-    return _ITEMS[str(place[0])] if len(place) > 1 else PolicyDocument
+def _keys(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    """Return the keys of the map, somewhere in *model*, that *place* is in."""
+    for step in place[:-1]:
+        for key, field in model.model_fields.items():
+            if step == (field.alias or key):
+                model = next(_models(field.annotation))
+    return [field.alias or key for key, field in model.model_fields.items()]
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
 
 
 def _problem(error: ErrorDetails, place: tuple[str | int, ...]) -> str:

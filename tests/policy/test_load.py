@@ -195,9 +195,7 @@ RULE = "version: 1\nallow:\n  - "
         ),
         # Keys of the language that this version does not act on
         ("version: 1\nmatch: []\n", "2:1: match: not supported by this version of agentwall"),
-        ("version: 1\ndetect: {}\n", "2:1: detect: not supported by this version of agentwall"),
         ("version: 1\nphases: {}\n", "2:1: phases: not supported by this version of agentwall"),
-        (RULE + "{cidr: any, ports: [1], except: [x]}", "3:29: allow[0].except: not supported by"),
         # What would run away
         ("version: 1\nallow: &a [*a]\n", "2:8: expected fewer aliases"),
         ("version: 1\nallow: " + "[" * 100, "2:23: expected at most 16 levels of nesting"),

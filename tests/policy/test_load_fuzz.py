@@ -28,7 +28,7 @@ allow:
   - {cidr: any, ports: [any]}
   - {host: "*.bücher.example", sni: optional, ech: outer, quic: allow}
   - {host: "**.s3.amazonaws.com", shared_suffix: true, ports: [443, udp/443]}
-  - {proxy: 10.0.0.5/32, ports: [3128]}
+  - {proxy: 10.0.0.5/32, ports: [3128], except: [mining, tunnel/ssh]}
 deny:
   - {host: "**.zip"}
   - cidr: 10.20.0.9
@@ -37,6 +37,11 @@ deny:
 inbound:
   - {cidr: 10.20.0.1, ports: [8000]}
 loopback: deny
+detect:
+  mining: off
+  scan: {response: alert, targets: 9, ports: 9, seconds: 9}
+  dns_exfil: {response: block, labels: 9}
+  depth_bytes: 4096
 tests:
   - {to: "10.20.0.7:443", expect: allow}
   - {to: "udp/10.20.0.9:53", expect: deny}
@@ -109,6 +114,7 @@ YAML_VALUES = st.recursive(
         st.integers(-5, 70_000),
         st.sampled_from(["any", "10.0.0.0/8", "443", "x", "", "a\0b", "../p", "icmp", "1.1.1.1:1"]),
         st.sampled_from(["hub.example.com", "*.com", "**.github.io", "xn--a", "outer", "10.0.0.2"]),
+        st.sampled_from(["alert", "block", "kill", "tunnel", "tunnel/ssh", "beacon/x", "p2p/"]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
@@ -117,6 +123,7 @@ YAML_VALUES = st.recursive(
                 [
                     *("cidr", "cidr_file", "ports", "to", "expect", "note", "host", "host_file"),
                     *("proxy", "sni", "shared_suffix", "servers", "search", "names", "min_ttl"),
+                    *("except", "mining", "scan", "dns_exfil", "response", "labels", "seconds"),
                 ]
             ),
             inner,

@@ -29,6 +29,11 @@ LEAST = {
     "TestRow": {"to": "1.1.1.1:1", "expect": "deny"},
 }
 SECTION = {"AllowRule": "allow", "DenyRule": "deny", "InboundRule": "inbound", "TestRow": "tests"}
+UNDER_DETECT = {
+    "DetectDocument": (),
+    "ScanDocument": ("scan",),
+    "DnsExfilDocument": ("dns_exfil",),
+}
 ORIGINS = {"cidr", "cidr_file", "host", "host_file", "proxy"}
 NAME_TERMS = {"shared_suffix", "sni", "ech", "quic"}
 
@@ -69,7 +74,12 @@ def _examples():
 def test_examples_load(tmp_path, model, key, example):
     """Every example of the reference is what the loader takes."""
     document = {"version": 1, "dns": LEAST["DnsDocument"]}
-    if model == "DnsDocument":
+    if model in UNDER_DETECT:
+        here = document.setdefault("detect", {})
+        for step in UNDER_DETECT[model]:
+            here = here.setdefault(step, {})
+        here[key] = example
+    elif model == "DnsDocument":
         document["dns"] = LEAST[model] | {key: example}
     elif model:
         rule = dict(LEAST[model])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from publicsuffixlist import PSLFILE, PublicSuffixList, encode_idn
 
 from agentwall.net.domain import parse_pattern
-from agentwall.policy.suffixes import SuffixKind, check_reach, suffix_kind
+from agentwall.policy.suffixes import SuffixKind, check_reach, registrable, suffix_kind
 
 REGISTRY, SHARED = SuffixKind.REGISTRY, SuffixKind.SHARED
 
@@ -122,3 +122,19 @@ def test_short_cuts_change_nothing(labels, rule):
     registry = ICANN.is_public(name, accept_unknown=False)
 
     assert suffix_kind(name) is ((REGISTRY if registry else SHARED) if public else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "owned"),
+    [
+        ("a.b.example.com", "example.com"),
+        ("example.co.uk", "example.co.uk"),
+        ("x.me.github.io", "me.github.io"),
+        ("worker-1.rl.svc.cluster.local", "cluster.local"),
+        ("co.uk", "co.uk"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_registrable(name, owned):
+    """What one owner has is one label more than a public suffix, listed or not."""
+    assert registrable(name) == owned

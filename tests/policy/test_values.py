@@ -10,12 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentwall.net.domain import NameDepth, NamePattern
 from agentwall.policy import values
+from agentwall.policy.model import Response
 
 KINDS = {
     name: TypeAdapter(getattr(values, name))
     for name in (
         *("AllowPorts", "DenyPorts", "Cidr", "Proxy", "Host", "Suffix", "Server", "Seconds"),
-        *("Addresses", "Destination", "Refusal", "Version"),
+        *("Addresses", "Destination", "Refusal", "Version", "Reaction", "Alerting", "Excepted"),
+        *("Targets", "PortCount", "ScanSeconds", "Questions", "Labels", "Depth"),
     )
 }
 
@@ -30,6 +32,15 @@ KINDS = {
         ("Addresses", 65536, 65536),
         ("Version", 1, 1),
         ("Refusal", "EACCES", "EACCES"),
+        ("Reaction", "block", Response.BLOCK),
+        ("Reaction", "off", Response.OFF),
+        ("Reaction", False, Response.OFF),  # a plain off in YAML
+        ("Alerting", "alert", Response.ALERT),
+        ("Excepted", "tunnel", "tunnel"),
+        ("Excepted", "mining/ethereum-stratum-2", "mining/ethereum-stratum-2"),
+        ("Excepted", "beacon", "beacon"),
+        ("Depth", 256, 256),
+        ("Depth", 1 << 20, 1 << 20),
     ],
 )
 def test_values(kind, text, value):
@@ -59,7 +70,7 @@ def test_any_value(kind, value):
 
 
 @pytest.mark.parametrize("value", [True, "1", None])
-@pytest.mark.parametrize("kind", ["Seconds", "Addresses", "Version"])
+@pytest.mark.parametrize("kind", ["Seconds", "Addresses", "Version", "Targets", "Depth"])
 def test_numbers_are_numbers(kind, value):
     """What only looks like a number is not one."""
     with pytest.raises(ValidationError):

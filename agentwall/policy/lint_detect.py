@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warnings about ``detect`` and ``except``; :mod:`agentwall.policy.lint` gives some of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+
+from agentwall.errors import SourceLocation
+from agentwall.flow.finding import DetectionClass
+from agentwall.policy.model import Policy, Response, Rule, Section
+from agentwall.policy.values import EXCEPTABLE
+from agentwall.policy.warning import LintWarning
+
+_EVERY_CLASS = {cls.value for cls in EXCEPTABLE}
+
+
+def detect_warnings(policy: Policy) -> Iterator[LintWarning]:
+    """Yield the warnings that need no signatures."""
+    detect = policy.detect
+    if detect.responses.get(DetectionClass.DNS_EXFIL) is Response.BLOCK:
+        where = detect.places.get(DetectionClass.DNS_EXFIL, SourceLocation(policy.files[-1], 1, 1))
+        text = "block only alerts in this version: no question is refused for how many there are"
+        yield LintWarning(where, "detect.dns_exfil", text)
+    for rule in policy.allow + policy.inbound:
+        yield from _about_exceptions(rule, policy)
+
+
+def _about_exceptions(rule: Rule, policy: Policy) -> Iterator[LintWarning]:
+    for entry in rule.excepts:
+        name, _, dialect = entry.partition("/")
+        if policy.detect.responses.get(DetectionClass(name)) is Response.OFF:
+            text = f"excepts {entry}, which is not looked for anyway: detect says {name}: off"
+            yield LintWarning(rule.where, rule.id, text)
+        elif dialect and name in rule.excepts:
+            yield LintWarning(rule.where, rule.id, f"excepts {entry} twice: {name} holds it")
+    if rule.section is Section.ALLOW and set(rule.excepts) >= _EVERY_CLASS:
+        text = "excepts every class: nothing is looked for in what it allows"
+        yield LintWarning(rule.where, rule.id, text)
+
+
+def dialect_warnings(policy: Policy, groups: Collection[str]) -> Iterator[LintWarning]:
+    """Yield a warning for each exception of a dialect that nothing finds.
+
+    Args:
+        policy: With its bases.
+        groups: ``class/dialect`` of all that can be found;
+            :func:`agentwall.detect.judging.known_groups` knows them.
+    """
+    for rule in policy.allow + policy.inbound:
+        for entry in rule.excepts:
+            name, slash, dialect = entry.partition("/")
+            if not slash or entry in groups:
+                continue
+            dialects = sorted(g.partition("/")[2] for g in groups if g.startswith(f"{name}/"))
+            close = difflib.get_close_matches(dialect, dialects, n=1)
+            text = f"no signature has the dialect {entry}"
+            yield LintWarning(rule.where, rule.id, f"{text}{_meant(name, dialect, close, groups)}")
+
+
+def _meant(name: str, dialect: str, close: list[str], groups: Collection[str]) -> str:
+    if close:
+        return f"; did you mean {name}/{close[0]}?"
+    elsewhere = sorted(group for group in groups if group.partition("/")[2] == dialect)
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
