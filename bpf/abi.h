@@ -79,6 +79,8 @@ enum aw_reason {
 	AW_REASON_ECH = 22, /* TLS with an encrypted hello */
 	AW_REASON_QUIC = 23, /* QUIC to an address known by name */
 	AW_REASON_PROXY_TARGET = 24, /* a proxy is asked for what no rule permits */
+	AW_REASON_SIGNATURE = 25, /* what is said matches a signature */
+	AW_REASON_UNREADABLE = 26, /* what is said may still change, or reach the peer in parts */
 };
 
 /* enum of aw_sandbox.dns */
@@ -95,18 +97,21 @@ enum aw_reason {
  */
 struct aw_sandbox {
 	__u64 netns; /* cookie of the network namespace it was admitted with; 0: no DNS */
+	__u64 blocks; /* groups of signatures that end a flow: see struct aw_accept */
+	__u64 alerts; /* groups that are reported, beside those */
 	__u32 generation; /* which rules in aw_rules; never reused, so an old verdict cannot match */
 	__u32 min_ttl_s; /* a learned address lives at least that long */
 	__u32 max_addresses; /* learned at a time for one name */
+	__u32 depth; /* octets of each side of a flow that signatures are looked for in */
 	__u16 refuse_errno; /* positive; what a refused system call returns; 0 means EPERM */
 	__u16 names; /* which part of aw_names: below 32768 */
 	__u8 mode; /* enum aw_mode */
 	__u8 loopback; /* enum aw_loopback */
 	__u8 dns; /* AW_DNS_* */
 	__u8 protocols[AW_MAX_PROTOCOLS]; /* beside TCP and UDP; 0 ends the list */
-	__u8 _pad[5];
+	__u8 signatures; /* 1 + index into aw_signatures; 0: none are looked for */
 };
-_Static_assert(sizeof(struct aw_sandbox) == 40, "aw_sandbox changed size");
+_Static_assert(sizeof(struct aw_sandbox) == 56, "aw_sandbox changed size");
 
 /* Key of aw_rules, a longest-prefix trie. prefixlen counts table's 32 bits too. */
 struct aw_rule_key {
@@ -298,8 +303,10 @@ struct aw_counters {
 	__u64 lost_totals; /* flows that found aw_flow_table full: their bytes are not counted */
 	__u64 lost_names; /* addresses that found no room in aw_known or aw_bound, or over the limit */
 	__u64 bound; /* entries of aw_bound; goes down as well */
+	__u64 lost_excerpts; /* octets for the decoders that found aw_excerpts full */
+	__u64 matches; /* of signatures, reported or not */
 };
-_Static_assert(sizeof(struct aw_counters) == 64, "aw_counters changed size");
+_Static_assert(sizeof(struct aw_counters) == 80, "aw_counters changed size");
 
 /* Value of aw_belts, u32. */
 #define AW_BELT_STANDS	   0x1
@@ -312,5 +319,7 @@ struct aw_belt_key {
 	__u32 _pad;
 };
 _Static_assert(sizeof(struct aw_belt_key) == 16, "aw_belt_key changed size");
+
+#include "signatures.h"
 
 #endif /* AGENTWALL_ABI_H */

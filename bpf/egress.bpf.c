@@ -4,6 +4,7 @@
  * system call, thread or timer sends it.
  */
 #include "say.bpf.h"
+#include "scan.bpf.h"
 
 #define AW_ICMP_ECHO   8
 #define AW_ICMPV6_ECHO 128
@@ -143,7 +144,10 @@ static __always_inline bool aw_has_content(const struct aw_socket *socket, const
 
 #define AW_CONTENT_SHIFT 1 /* the terms on which it passes, where its content is judged as well */
 
-/* Judges where a packet goes. Returns enum aw_action, and above it the terms, see AW_CONTENT_SHIFT. */
+/*
+ * Judges where a packet goes. Returns enum aw_action, and above it the terms, see AW_CONTENT_SHIFT, and
+ * AW_SCAN_DUE.
+ */
 AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 {
 	struct aw_case c = { .hook = AW_HOOK_EGRESS, .id = aw_self() };
@@ -175,6 +179,9 @@ AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 	action = aw_judge_packet(skb, sandbox, socket, &c);
 	if (action == AW_ACTION_ALLOW && aw_has_content(socket, &c))
 		action |= c.terms << AW_CONTENT_SHIFT;
+	if (action & AW_ACTION_ALLOW &&
+	    aw_is_scan_due(skb, sandbox, socket, &c, c.reason, AW_WAY_OUT))
+		action |= AW_SCAN_DUE;
 	return action;
 }
 
@@ -183,8 +190,12 @@ SEC("cgroup_skb/egress")
 int aw_egress(struct __sk_buff *skb)
 {
 	int passes = aw_judge_destination(skb);
+	bool scan = passes & AW_SCAN_DUE;
 
+	passes &= ~AW_SCAN_DUE;
 	if (passes >> AW_CONTENT_SHIFT)
 		passes = aw_speak(skb, aw_self(), passes >> AW_CONTENT_SHIFT);
+	if (passes & AW_ACTION_ALLOW && scan)
+		passes = aw_scan(skb, aw_self(), AW_WAY_OUT);
 	return passes & AW_ACTION_ALLOW;
 }

@@ -4,6 +4,7 @@
  * control: data in a Fast Open SYN has left by then.
  */
 #include "learn.bpf.h"
+#include "scan.bpf.h"
 
 /* Segments of a flow: the SYN was judged at its listener, the flow itself at egress. */
 static __always_inline int aw_take_segment(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
@@ -105,14 +106,26 @@ static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_
 	return aw_turn_away(skb, sandbox, socket, c);
 }
 
-SEC("cgroup_skb/ingress")
-int aw_ingress(struct __sk_buff *skb)
+static __always_inline int aw_take_packet(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+					  struct aw_socket *socket, struct aw_case *c)
+{
+	if (c->listening)
+		return aw_take_syn(skb, sandbox, socket, c);
+	if (c->protocol == IPPROTO_TCP)
+		return aw_take_segment(skb, sandbox, socket, c);
+	if (c->protocol == IPPROTO_UDP)
+		return aw_take_datagram(skb, sandbox, socket, c);
+	return aw_take_other(skb, sandbox, socket, c);
+}
+
+/* Judges where a packet comes from. Returns enum aw_action, and AW_SCAN_DUE. */
+AW_GLOBAL int aw_judge_arrival(struct __sk_buff *skb)
 {
 	struct aw_case c = { .hook = AW_HOOK_INGRESS, .id = aw_self() };
 	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
 	struct bpf_sock *sk = skb->sk;
 	struct aw_socket *socket;
-	int refused;
+	int refused, action;
 
 	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk))) {
 		AW_COUNT(c.id, denied);
@@ -127,11 +140,20 @@ int aw_ingress(struct __sk_buff *skb)
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
 	aw_note_socket(socket, sk->state, &c);
-	if (c.listening)
-		return aw_take_syn(skb, sandbox, socket, &c);
-	if (c.protocol == IPPROTO_TCP)
-		return aw_take_segment(skb, sandbox, socket, &c);
-	if (c.protocol == IPPROTO_UDP)
-		return aw_take_datagram(skb, sandbox, socket, &c);
-	return aw_take_other(skb, sandbox, socket, &c);
+	action = aw_take_packet(skb, sandbox, socket, &c);
+	if (action == AW_ACTION_ALLOW &&
+	    aw_is_scan_due(skb, sandbox, socket, &c,
+			   c.protocol == IPPROTO_TCP ? socket->reason : c.reason, AW_WAY_IN))
+		action |= AW_SCAN_DUE;
+	return action;
+}
+
+SEC("cgroup_skb/ingress")
+int aw_ingress(struct __sk_buff *skb)
+{
+	int passes = aw_judge_arrival(skb);
+
+	if (passes & AW_SCAN_DUE)
+		passes = aw_scan(skb, aw_self(), AW_WAY_IN);
+	return passes & AW_ACTION_ALLOW;
 }

@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
+#include "scanned.bpf.h"
 
 /*
  * On a function that is neither static nor inlined: the verifier looks at it once, on its own, for
@@ -179,7 +180,13 @@ struct aw_work {
 	__u32 left;
 	__u32 answers;
 	struct aw_name_key key; /* the name in question; prefixlen covers it, table is the caller's */
-	__u32 spare[6];
+	__u64 ignored; /* groups of signatures that are not looked for */
+	__u64 spared; /* groups whose certain matches need not be looked for */
+	__u32 table; /* index into aw_signatures */
+	__u32 state; /* of the automaton */
+	__u32 accept; /* what matched: index into aw_signatures.accepts */
+	__u32 _pad3;
+	struct aw_reading reading;
 	struct aw_hello hello; /* a copy of the socket's, while its bytes are read */
 	struct aw_name_key rest; /* of key, without a suffix */
 	struct aw_answer answer[AW_ANSWERS];
@@ -252,6 +259,7 @@ struct aw_socket {
 	__u8 flags; /* AW_SOCKET_* */
 	__u8 terms; /* of the verdict: see struct aw_case */
 	char comm[AW_COMM_LEN];
+	struct aw_scan scan;
 };
 
 AW_MAP struct {
@@ -305,6 +313,29 @@ AW_MAP struct {
 	__type(value, struct aw_stream);
 } aw_streams SEC(".maps");
 
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AW_SIGNATURE_TABLES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct aw_signatures);
+} aw_signatures SEC(".maps");
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct aw_except_key);
+	__type(value, __u64);
+} aw_excepts SEC(".maps");
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_tail);
+} aw_tails SEC(".maps");
+
 /* A remote that sent a datagram which an inbound rule permits; it may be answered for a while. */
 struct aw_peer_key {
 	__u64 cookie; /* of the receiving socket */
@@ -331,6 +362,12 @@ AW_MAP struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } aw_flows SEC(".maps");
+
+/* struct aw_excerpt_event. */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} aw_excerpts SEC(".maps");
 
 AW_MAP struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

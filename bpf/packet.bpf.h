@@ -46,6 +46,7 @@ static __always_inline int aw_parse_l4(struct __sk_buff *skb, __u32 offset, bool
 	} else if (c->protocol == IPPROTO_ICMP || c->protocol == IPPROTO_ICMPV6) {
 		if (bpf_skb_load_bytes(skb, offset, &c->icmp_type, sizeof(c->icmp_type)))
 			return AW_REASON_MALFORMED;
+		c->start = offset + 8; /* behind the header of an echo */
 	}
 	c->local_port = bpf_ntohs(egress ? near : far);
 	c->remote_port = bpf_ntohs(egress ? far : near);

@@ -145,6 +145,7 @@ static __always_inline void aw_forget(struct aw_socket *socket, struct aw_case *
 static __always_inline void aw_reset(struct aw_socket *socket, struct aw_case *c, __u8 direction)
 {
 	aw_forget(socket, c);
+	__builtin_memset(&socket->scan, 0, sizeof(socket->scan));
 	socket->direction = direction;
 	socket->flags &= AW_SOCKET_USER | AW_SOCKET_HOME;
 }
@@ -214,6 +215,10 @@ static __always_inline bool aw_recall(struct aw_socket *socket, const struct aw_
 static __always_inline void aw_store(struct aw_socket *socket, const struct aw_sandbox *sandbox,
 				     const struct aw_case *c)
 {
+	/* A TCP socket has one remote until it connects anew. */
+	if (c->protocol != IPPROTO_TCP &&
+	    (socket->remote_port != c->remote_port || !aw_same_address(socket->remote, &c->remote)))
+		__builtin_memset(&socket->scan, 0, sizeof(socket->scan));
 	socket->generation = sandbox->generation;
 	socket->sandbox = c->id;
 	socket->mode = sandbox->mode;

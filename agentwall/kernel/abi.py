@@ -12,7 +12,9 @@ import ctypes
 import enum
 from dataclasses import dataclass
 
-COMM_LEN = 16
+from agentwall.kernel.abi_event import COMM_LEN, Event
+from agentwall.kernel.abi_scan import ExceptKey, Signatures
+
 MAX_PROTOCOLS = 8
 NO_RULE = 0xFFFF_FFFF
 NAME_LEN = 254
@@ -113,6 +115,8 @@ class Reason(enum.IntEnum):
     ECH = 22
     QUIC = 23
     PROXY_TARGET = 24
+    SIGNATURE = 25
+    UNREADABLE = 26
 
 
 class NameDepth(enum.IntEnum):
@@ -128,16 +132,19 @@ class Sandbox(ctypes.Structure):
 
     _fields_ = (
         ("netns", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("alerts", ctypes.c_uint64),
         ("generation", ctypes.c_uint32),
         ("min_ttl_s", ctypes.c_uint32),
         ("max_addresses", ctypes.c_uint32),
+        ("depth", ctypes.c_uint32),
         ("refuse_errno", ctypes.c_uint16),
         ("names", ctypes.c_uint16),
         ("mode", ctypes.c_uint8),
         ("loopback", ctypes.c_uint8),
         ("dns", ctypes.c_uint8),
         ("protocols", ctypes.c_uint8 * MAX_PROTOCOLS),
-        ("_pad", ctypes.c_uint8 * 5),
+        ("signatures", ctypes.c_uint8),
     )
 
 
@@ -245,37 +252,6 @@ class Bound(ctypes.Structure):
     )
 
 
-class Event(ctypes.Structure):
-    """``struct aw_event``: payload of ``aw_denials`` and ``aw_flows``."""
-
-    _fields_ = (
-        ("time_ns", ctypes.c_uint64),
-        ("sandbox", ctypes.c_uint64),
-        ("cookie", ctypes.c_uint64),
-        ("name", ctypes.c_uint64),
-        ("remote", ctypes.c_uint8 * 16),
-        ("claimed", ctypes.c_uint8 * 16),
-        ("local", ctypes.c_uint8 * 16),
-        ("generation", ctypes.c_uint32),
-        ("rule", ctypes.c_uint32),
-        ("pid", ctypes.c_uint32),
-        ("uid", ctypes.c_uint32),
-        ("size", ctypes.c_uint32),
-        ("remote_port", ctypes.c_uint16),
-        ("claimed_port", ctypes.c_uint16),
-        ("local_port", ctypes.c_uint16),
-        ("errno_", ctypes.c_uint16),
-        ("protocol", ctypes.c_uint8),
-        ("hook", ctypes.c_uint8),
-        ("verdict", ctypes.c_uint8),
-        ("reason", ctypes.c_uint8),
-        ("direction", ctypes.c_uint8),
-        ("socket_type", ctypes.c_uint8),
-        ("_pad", ctypes.c_uint8 * 6),
-        ("comm", ctypes.c_char * COMM_LEN),
-    )
-
-
 class NameEvent(ctypes.Structure):
     """``struct aw_name_event``: also a payload of ``aw_denials``."""
 
@@ -335,6 +311,8 @@ class Counters(ctypes.Structure):
         ("lost_totals", ctypes.c_uint64),
         ("lost_names", ctypes.c_uint64),
         ("bound", ctypes.c_uint64),
+        ("lost_excerpts", ctypes.c_uint64),
+        ("matches", ctypes.c_uint64),
     )
 
 
@@ -372,7 +350,10 @@ MAP_LAYOUTS: dict[str, MapLayout] = {
     "aw_flow_table": _layout(FlowKey, Flow),
     "aw_counters": _layout(8, Counters),
     "aw_belts": _layout(BeltKey, 4),
+    "aw_signatures": _layout(4, Signatures),
+    "aw_excepts": _layout(ExceptKey, 8),
 }
 """The maps that Python reads and writes; ring buffers have no key and no value."""
 
 RINGS: tuple[str, str] = ("aw_denials", "aw_flows")
+EXCERPTS = "aw_excerpts"

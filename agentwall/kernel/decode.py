@@ -15,15 +15,27 @@ from enum import Enum
 from typing import Final, NoReturn, TypeVar
 
 from agentwall.errors import EventDecodeError
-from agentwall.flow.record import Attempt, FlowTotals, Question, SandboxKey, Task
+from agentwall.flow.record import (
+    Attempt,
+    Excerpt,
+    FlowTotals,
+    Match,
+    Question,
+    SandboxKey,
+    Task,
+)
 from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
-from agentwall.kernel import abi
+from agentwall.kernel import abi, abi_scan
 from agentwall.net.endpoint import Endpoint, IPAddress, canonical, from_key_bytes
 
 EVENT: Final = struct.Struct("=QQQQ16s16s16sIIIIIHHHHBBBBBB6x16s")
 """``struct aw_event``."""
 NAME_EVENT: Final = struct.Struct(f"={EVENT.size}sHH{abi.NAME_LEN}s6x")
 """``struct aw_name_event``."""
+MATCH_EVENT: Final = struct.Struct(f"={EVENT.size}sIIIHHB7x{abi_scan.MATCH_BYTES}s")
+"""``struct aw_match_event``."""
+EXCERPT_EVENT: Final = struct.Struct(f"={EVENT.size}sIHBx{abi_scan.EXCERPT_BYTES}s")
+"""``struct aw_excerpt_event``."""
 FLOW_KEY: Final = struct.Struct("=QQ16sIIIHBBBB6x")
 """``struct aw_flow_key``."""
 FLOW: Final = struct.Struct("=QQQQQQI4x16s")
@@ -79,18 +91,20 @@ def decode_name(text: bytes) -> str:
 
 
 def decode_event(payload: bytes, name_of: NameOf = no_names) -> Attempt:
-    """Decode one ``struct aw_event`` or ``struct aw_name_event``.
+    """Decode one ``struct aw_event``, ``struct aw_name_event`` or ``struct aw_match_event``.
 
     Args:
-        payload: Exactly 136 or 400 bytes.
+        payload: Exactly 136, 400 or 672 bytes.
         name_of: What the names are that events know by their hash.
 
     Raises:
         EventDecodeError: *payload* has another size, or a field has a value ``bpf/abi.h`` does
             not name.
     """
-    question = None
-    if len(payload) == NAME_EVENT.size:
+    question = match = None
+    if len(payload) == MATCH_EVENT.size:
+        payload, match = _match(payload)
+    elif len(payload) == NAME_EVENT.size:
         payload, kind, length, text = NAME_EVENT.unpack(payload)
         if length > abi.NAME_LEN:
             raise EventDecodeError(f"event: length: expected 0-{abi.NAME_LEN}, got {length}")
@@ -98,12 +112,54 @@ def decode_event(payload: bytes, name_of: NameOf = no_names) -> Attempt:
             question = Question(name=decode_name(text[:length]), type=kind or None)
     elif len(payload) != EVENT.size:
         raise EventDecodeError(
-            f"event: expected {EVENT.size} or {NAME_EVENT.size} bytes, got {len(payload)}"
+            f"event: expected {EVENT.size}, {NAME_EVENT.size} or {MATCH_EVENT.size} bytes, "
+            f"got {len(payload)}"
         )
-    return _attempt(payload, name_of, question)
+    return _attempt(payload, name_of, question, match)
 
 
-def _attempt(payload: bytes, name_of: NameOf, question: Question | None) -> Attempt:
+def _match(payload: bytes) -> tuple[bytes, Match]:
+    event, table, position, left, accept, length, side, text = MATCH_EVENT.unpack(payload)
+    if length > abi_scan.MATCH_BYTES:
+        raise EventDecodeError(f"event: length: expected 0-{abi_scan.MATCH_BYTES}, got {length}")
+    return event, Match(
+        table=table,
+        accept=accept,
+        from_client=side == abi_scan.Side.CLIENT,
+        position=position,
+        left_bytes=left,
+        text=text[:length],
+    )
+
+
+def decode_excerpt(payload: bytes, name_of: NameOf = no_names) -> Excerpt:
+    """Decode one ``struct aw_excerpt_event``.
+
+    Args:
+        payload: Exactly 1168 bytes.
+        name_of: As for :func:`decode_event`.
+
+    Raises:
+        EventDecodeError: Another size, or a field has a value ``bpf/abi.h`` does not name.
+    """
+    if len(payload) != EXCERPT_EVENT.size:
+        raise EventDecodeError(f"excerpt: expected {EXCERPT_EVENT.size} bytes, got {len(payload)}")
+    event, position, length, side, text = EXCERPT_EVENT.unpack(payload)
+    if length > abi_scan.EXCERPT_BYTES:
+        raise EventDecodeError(
+            f"excerpt: length: expected 0-{abi_scan.EXCERPT_BYTES}, got {length}"
+        )
+    return Excerpt(
+        attempt=_attempt(event, name_of, None, None),
+        from_client=side == abi_scan.Side.CLIENT,
+        position=position,
+        data=text[:length],
+    )
+
+
+def _attempt(
+    payload: bytes, name_of: NameOf, question: Question | None, match: Match | None
+) -> Attempt:
     # fmt: off
     (time_ns, sandbox, cookie, name, remote, claimed, local, generation, rule, pid, uid, size,
      remote_port, claimed_port, local_port, errno, protocol, hook, verdict, reason,
@@ -130,6 +186,7 @@ def _attempt(payload: bytes, name_of: NameOf, question: Question | None) -> Atte
         cookie=cookie,
         name=name_of(sandbox, name) if name else None,
         question=question,
+        match=match,
     )
 
 

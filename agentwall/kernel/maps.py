@@ -19,6 +19,7 @@ from agentwall.flow.verdict import Mode
 from agentwall.kernel import abi
 from agentwall.kernel.bpfmap import BpfMap
 from agentwall.kernel.names import NO_SLOT, SlotAllocator, count_names, pack_names
+from agentwall.kernel.signatures import Inspection, pack_inspection
 from agentwall.kernel.slices import SliceAllocator
 from agentwall.policy.model import AskScope, DnsSettings, LoopbackScope, Rule, Section
 from agentwall.policy.tables import RuleTables, TableEntry
@@ -32,7 +33,7 @@ _RULE_KEY = struct.Struct("=II16s")
 _INTERVAL_SET = struct.Struct("=II")
 _INTERVAL = struct.Struct("=IIII")
 _INDEX = struct.Struct("=I")
-SANDBOX = struct.Struct("=QIIIHHBBB8s5x")
+SANDBOX = struct.Struct("=QQQIIIIHHBBB8sB")
 """``struct aw_sandbox``."""
 _MAX_U32 = 0xFFFF_FFFF
 _VERDICT_OF = {True: abi.Verdict.ALLOW.value, False: abi.Verdict.DENY.value}
@@ -59,6 +60,8 @@ class SandboxSettings:
     """A declared server that is not on loopback is this host itself, so it answers through lo."""
     belt: bool = False
     """Something beside the cgroup answers refused questions (``AW_DNS_BELT``)."""
+    inspection: Inspection | None = None
+    """None: no signatures are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,17 +262,22 @@ def pack_settings(settings: SandboxSettings, names_slot: int = NO_SLOT) -> bytes
         _expect_within("dns.max_addresses", dns.max_addresses, _MAX_U32)
         if not settings.netns_cookie:
             raise KernelError(errno.EINVAL, "dns: expected the cookie of a network namespace")
+    blocks, alerts, depth, signatures = pack_inspection(settings.inspection)
     return SANDBOX.pack(
         settings.netns_cookie if dns else 0,
+        blocks,
+        alerts,
         settings.generation,
         dns.min_ttl_s if dns else 0,
         dns.max_addresses if dns else 0,
+        depth,
         settings.refuse_errno,
         names_slot,
         abi.Mode[settings.mode.name],
         abi.Loopback[settings.loopback.name],
         _dns_flags(settings),
         bytes(settings.protocols),
+        signatures,
     )
 
 

@@ -22,23 +22,24 @@ import secrets
 import select
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from agentwall.errors import KernelError
-from agentwall.flow.record import Attempt, FlowTotals, SandboxKey
+from agentwall.flow.record import Attempt, Excerpt, FlowTotals, SandboxKey
 from agentwall.kernel import abi, cgroup2, features, hooks, pins
 from agentwall.kernel.belt import BELT, Belt, new_mark
 from agentwall.kernel.bpfmap import BpfMap
 from agentwall.kernel.capacity import Capacity
-from agentwall.kernel.decode import decode_event, decode_flow
+from agentwall.kernel.counters import Counters, unpack_counters
+from agentwall.kernel.decode import decode_event, decode_excerpt, decode_flow
 from agentwall.kernel.learned import Learned, LearnedNames
 from agentwall.kernel.links import Link, pin
 from agentwall.kernel.maps import RuleMaps, SandboxSettings, pack_settings
 from agentwall.kernel.objects import BpfObject, Program
 from agentwall.kernel.rings import Ring
+from agentwall.kernel.signatures import SignatureMaps
 from agentwall.policy.tables import RuleTables
 
 OBJECT_PATH = Path(__file__).parents[1] / "_bpf" / "agentwall.bpf.o"
@@ -48,22 +49,6 @@ _DRAIN_LIMIT = 16_384
 """Events taken from one ring at a time: a flood must not keep the caller from its other work."""
 _NO_SANDBOX = SandboxKey(0)
 """The entry of ``aw_counters`` for what has no sandbox yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
-    """What was counted for one sandbox since it was bound: ``struct aw_counters``."""
-
-    denied: int
-    """Every refusal, reported or not."""
-    would_denied: int
-    probes: int
-    """UDP connect() refused, which sends nothing; getaddrinfo does it."""
-    lost_denials: int
-    lost_flows: int
-    lost_totals: int
-    lost_names: int
-    """Addresses in answers that found no room, or were more than one name may have."""
 
 
 class Wall:
@@ -85,10 +70,12 @@ class Wall:
         self._names = LearnedNames(
             self._maps["aw_known"], self._maps["aw_bound"], self._maps["aw_counters"]
         )
+        self.signatures = SignatureMaps(self._maps["aw_signatures"], self._maps["aw_excepts"])
         self._maps["aw_counters"].update(_key(_NO_SANDBOX), bytes(_COUNTERS_BYTES))
         self._rings = [Ring(self._maps[name].fd, name) for name in abi.RINGS]
+        self._excerpts = Ring(self._maps[abi.EXCERPTS].fd, abi.EXCERPTS)
         self._epoll = select.epoll()
-        for ring in self._rings:
+        for ring in (*self._rings, self._excerpts):
             self._epoll.register(ring.fileno(), select.EPOLLIN)
 
     @classmethod
@@ -178,6 +165,7 @@ class Wall:
     def forget(self, generation: int) -> None:
         """Remove a generation to which no sandbox is bound."""
         self._rule_maps.forget(generation)
+        self.signatures.forget(generation)
 
     def bind(self, sandbox: SandboxKey, settings: SandboxSettings) -> None:
         """Say how *sandbox* is judged; bound again, it is switched over at once and without a gap.
@@ -227,6 +215,15 @@ class Wall:
             decode_event(raw, name_of) for ring in self._rings for raw in ring.consume(_DRAIN_LIMIT)
         ]
 
+    def excerpts(self) -> list[Excerpt]:
+        """Take what the decoders are to see, in the order in which it passed.
+
+        Raises:
+            EventDecodeError: As :meth:`attempts`.
+        """
+        name_of = self._names.name_of
+        return [decode_excerpt(raw, name_of) for raw in self._excerpts.consume(_DRAIN_LIMIT)]
+
     def totals(self) -> list[FlowTotals]:
         """Take what permitted flows have moved since the last call, removing it from the kernel.
 
@@ -260,7 +257,7 @@ class Wall:
         raw = self._maps["aw_counters"].lookup(_key(sandbox))
         if raw is None:
             raise KernelError(errno.ENOENT, f"counters of sandbox {sandbox}: not bound")
-        return _counters(raw)
+        return unpack_counters(raw)
 
     def programs(self) -> list[Program]:
         """Return the programs for cgroups; tests run them through :meth:`Program.test_run`."""
@@ -311,7 +308,7 @@ class Wall:
     def close(self) -> None:
         """Close the descriptors. What is pinned stays in force; what is not ends here."""
         self._epoll.close()
-        for ring in self._rings:
+        for ring in (*self._rings, self._excerpts):
             ring.close()
         for link in [link for links in self._links.values() for link in links.values()]:
             link.close()
@@ -346,11 +343,6 @@ def _key(sandbox: SandboxKey) -> bytes:
     return sandbox.to_bytes(8, sys.byteorder)
 
 
-def _counters(raw: bytes) -> Counters:
-    counted = abi.Counters.from_buffer_copy(raw)
-    return Counters(**{field.name: getattr(counted, field.name) for field in fields(Counters)})
-
-
 @contextlib.contextmanager
 def _unless_gone() -> Iterator[None]:
     try:
@@ -383,7 +375,7 @@ def _checked_maps(bpf: BpfObject) -> dict[str, BpfMap]:
                 errno.EINVAL,
                 f"{bpf.path}: map {name}: expected {layout}, got {found}: rebuild the object",
             )
-    for name in abi.RINGS:
+    for name in (*abi.RINGS, abi.EXCERPTS):
         if name not in maps:
             raise KernelError(errno.ENOENT, f"{bpf.path}: expected a ring buffer {name}")
     return maps

@@ -34,6 +34,7 @@ from rig.ground import (
     is_noise,
     remote_of,
 )
+from rig.inspection import Inspector
 from rig.lab import OUTSIDE_OTHER, PERMITTED, PERMITTED6
 from rig.packet import Packet
 from rig.socket_features import missing
@@ -94,6 +95,7 @@ def field() -> Iterator[Field]:
         made = stack.enter_context(ground())
         stack.enter_context(deputies(made.near))
         wall.netns = made.near.call(netns_cookie)
+        wall.inspector = Inspector(wall.wall)
         key = wall.enclose(walled, POLICY)
         yield Field(
             ground=made, enclosure=wall, free=free, walled=walled, key=key, stack=stack, stopped=[]

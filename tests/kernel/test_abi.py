@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from agentwall.detect import packing
 from agentwall.flow import verdict
-from agentwall.kernel import abi
+from agentwall.kernel import abi, abi_scan
 
 BPF_DIR = Path(__file__).parents[2] / "bpf"
 BPFTOOL = shutil.which("bpftool", path="/usr/sbin:/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -35,6 +36,11 @@ STRUCTS = {
     "aw_flow": abi.Flow,
     "aw_counters": abi.Counters,
     "aw_belt_key": abi.BeltKey,
+    "aw_accept": abi_scan.Accept,
+    "aw_signatures": abi_scan.Signatures,
+    "aw_except_key": abi_scan.ExceptKey,
+    "aw_match_event": abi_scan.MatchEvent,
+    "aw_excerpt_event": abi_scan.ExcerptEvent,
 }
 ENUMS = {
     "aw_verdict": ("AW_VERDICT_", abi.Verdict),
@@ -44,6 +50,8 @@ ENUMS = {
     "aw_hook": ("AW_HOOK_", abi.Hook),
     "aw_reason": ("AW_REASON_", abi.Reason),
     "aw_name_depth": ("AW_NAME_", abi.NameDepth),
+    "aw_transport": ("AW_TRANSPORT_", abi_scan.Transport),
+    "aw_side": ("AW_SIDE_", abi_scan.Side),
 }
 
 
@@ -111,11 +119,20 @@ def test_nothing_of_the_header_is_left_out(btf):
         ("AW_DNS_BELT", abi.DNS_BELT),
         ("AW_BELT_STANDS", abi.BELT_STANDS),
         ("AW_BELT_TRANSLATED", abi.BELT_TRANSLATED),
+        ("AW_SIGNATURE_TABLES", abi_scan.SIGNATURE_TABLES),
+        ("AW_STATES", abi_scan.STATES),
+        ("AW_CELLS", abi_scan.CELLS),
+        ("AW_GROUPS", abi_scan.GROUPS),
+        ("AW_CELLS", packing.CELLS),
+        ("AW_GROUPS", packing.GROUPS),
+        ("AW_ACCEPTS", abi_scan.ACCEPTS),
+        ("AW_MATCH_BYTES", abi_scan.MATCH_BYTES),
+        ("AW_EXCERPT_BYTES", abi_scan.EXCERPT_BYTES),
     ],
 )
 def test_constant(macro, value):
     """Constants that are macros, which BTF does not know, are what the header says."""
-    header = (BPF_DIR / "abi.h").read_text()
+    header = (BPF_DIR / "abi.h").read_text() + (BPF_DIR / "signatures.h").read_text()
     found = re.search(rf"^#define {macro}\s+(\w+?)U?\b", header, re.MULTILINE)
 
     assert found

@@ -170,10 +170,10 @@ def test_unknown_number(field, value):
         decode_event(event(**{field: value}))
 
 
-@pytest.mark.parametrize("size", [0, 135, 137, 399, 401])
+@pytest.mark.parametrize("size", [0, 135, 137, 399, 401, 671, 673])
 def test_wrong_event_size(size):
     """Anything but an exact struct size is an error, never a partial record."""
-    with pytest.raises(EventDecodeError, match=f"expected 136 or 400 bytes, got {size}"):
+    with pytest.raises(EventDecodeError, match=f"expected 136, 400 or 672 bytes, got {size}"):
         decode_event(bytes(size))
 
 

@@ -354,7 +354,7 @@ def frame(port: int) -> bytes:
     [
         ("binding", "constant aw_test_sandbox: expected it in .rodata, got none"),
         ("test_object", "expected aw_test_sandbox 0: a test object"),
-        ("wrong_layout", "map aw_sandboxes: expected .*value_size=40.* got .*value_size=41"),
+        ("wrong_layout", "map aw_sandboxes: expected .*value_size=56.* got .*value_size=41"),
     ],
 )
 def test_other_objects(compile_bpf, name, message):

@@ -20,6 +20,7 @@ from agentwall.policy.compile import compile_policy
 from agentwall.policy.evaluate import loopback_scope
 from agentwall.policy.load import load_policy
 from agentwall.policy.model import REFUSALS, LoopbackScope, Policy
+from rig.inspection import Inspector
 from rig.namespace import Namespace
 
 EVENT_TIMEOUT_S = 1.0
@@ -40,6 +41,8 @@ class Enclosure:
         self.wall = wall
         self.netns = netns
         """Cookie of the network namespace that sandboxes are admitted with; 0: they have no DNS."""
+        self.inspector: Inspector | None = None
+        """If set, what is bound is looked into for the signatures of :mod:`rig.inspection`."""
         self._keys = itertools.count(1)
         self._generations = itertools.count(1)
         self._events: list[Attempt] = []
@@ -57,6 +60,7 @@ class Enclosure:
         generation = next(self._generations)
         tables = compile_policy(policy)
         self.wall.apply(generation, tables)
+        look = self.inspector.inspection(generation, policy, tables) if self.inspector else None
         self.wall.bind(
             key,
             SandboxSettings(
@@ -68,6 +72,7 @@ class Enclosure:
                 netns_cookie=self.netns,
                 dns=policy.dns,
                 has_names=bool(tables.names),
+                inspection=look,
             ),
         )
         return generation

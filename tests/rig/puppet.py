@@ -28,8 +28,10 @@ CALL_TIMEOUT_S = 1.0
 SO_ATTACH_FILTER, IP_PKTINFO = 26, 8
 KINDS = {
     "tcp": (socket.SOCK_STREAM, 0),
+    "mptcp": (socket.SOCK_STREAM, 262),
     "udp": (socket.SOCK_DGRAM, 0),
     "ping": (socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "ping6": (socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
     "udplite": (socket.SOCK_DGRAM, 136),
 }
 
