@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentwall.daemon.belt import put_on
+from agentwall.daemon.cutting import ending_sockets
+from agentwall.daemon.inspection import Search, begin_search
 from agentwall.errors import AgentwallError, HostError
 from agentwall.flow.record import SandboxKey
 from agentwall.host import state
@@ -39,6 +41,7 @@ class Blueprint:
     settings: SandboxSettings
     degrade: bool
     """Do without hooks that cannot be attached (``on_error: degrade``)."""
+    search: Search
 
 
 class Enclosure:
@@ -49,7 +52,7 @@ class Enclosure:
 
         Raises:
             HostError: No cgroup, no bpffs.
-            KernelError: A program was refused, or the rules do not fit.
+            KernelError: A program was refused, or the rules or signatures do not fit.
         """
         self.key = blueprint.key
         self._wall: Wall | None = None
@@ -72,7 +75,8 @@ class Enclosure:
         # Attached first: from here on, and until the last step, everything is refused.
         wall.attach(cgroup.directory, self.key)
         wall.apply(GENERATION, blueprint.tables)
-        wall.bind(self.key, blueprint.settings)
+        inspection = begin_search(wall, blueprint.search, GENERATION)
+        wall.bind(self.key, replace(blueprint.settings, inspection=inspection))
         self._belt = put_on(wall, blueprint.settings)
         wall.activate(cgroup.directory, self.key)
 
@@ -104,9 +108,11 @@ class Enclosure:
             KernelError: Something else stays, as a leftover.
         """
         try:
-            if self.cgroup.is_populated() and not self.cgroup.kill():
-                pids = ", ".join(map(str, self.cgroup.pids()))
-                raise HostError(f"processes that cannot be killed stay behind the wall: {pids}")
+            # While the wall stands: the dead may have something to send still.
+            with ending_sockets(self.cgroup):
+                if self.cgroup.is_populated() and not self.cgroup.kill():
+                    pids = ", ".join(map(str, self.cgroup.pids()))
+                    raise HostError(f"processes that cannot be killed stay behind the wall: {pids}")
             self._dismantle()
         except AgentwallError:
             self._held.close()

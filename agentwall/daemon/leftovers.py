@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentwall.daemon.cutting import ending_sockets
 from agentwall.errors import HostError
 from agentwall.host import cgroup, state
 from agentwall.kernel import pins
@@ -57,16 +58,22 @@ def clear_leftover(leftover: Leftover, *, force: bool = False) -> None:
         if record not in state.leftovers():
             return
         found = _cgroup_of(record)
-        if found and found.is_populated():
-            if not force:
-                raise HostError(
-                    f"run {record.id}: processes {', '.join(map(str, found.pids()))} "
-                    "live behind its wall, and would be free of it"
-                )
-            if not found.kill():
-                raise HostError(f"run {record.id}: processes cannot be killed: {found.pids()}")
+        if found:
+            _end(record, found, force=force)
         pins.clear_pins(pins.BPFFS / record.id)
         pins.unmount_bpffs()
         if found:
             found.remove()
         state.forget(record)
+
+
+def _end(record: state.RunRecord, found: cgroup.Cgroup, *, force: bool) -> None:
+    if found.is_populated() and not force:
+        raise HostError(
+            f"run {record.id}: processes {', '.join(map(str, found.pids()))} "
+            "live behind its wall, and would be free of it"
+        )
+    # While the wall stands: the dead may have something to send still.
+    with ending_sockets(found):
+        if found.is_populated() and not found.kill():
+            raise HostError(f"run {record.id}: processes cannot be killed: {found.pids()}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agentwall.daemon.belt import with_belt
 from agentwall.daemon.enclosure import GENERATION, Blueprint
+from agentwall.daemon.inspection import plan_search
 from agentwall.daemon.leftovers import CGROUP_PREFIX
 from agentwall.daemon.outputs import LOG_DIRECTORY
 from agentwall.errors import HostError
@@ -59,6 +60,8 @@ class RunRequest:
     requires_full: bool
     kept_sockets: tuple[str, ...] = ()
     """Of ``deputies``, not to be left out."""
+    signatures: tuple[str, ...] = ()
+    """Files and directories, beside those of this host."""
 
 
 def new_run_id() -> str:
@@ -110,6 +113,8 @@ def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
 
     Raises:
         HostError: There is no cgroup v2.
+        PolicyError: Signatures are malformed, or need too many states.
+        BudgetError: Signatures have too many dialects.
         UnsupportedFeatureError: The policy has DNS servers, and the kernel no cookie of network
             namespaces.
     """
@@ -133,6 +138,7 @@ def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
         tables=tables,
         settings=with_belt(_settings(policy, tables), request.kept_capabilities),
         degrade=policy.on_error is OnError.DEGRADE,
+        search=plan_search(policy, tables, request.signatures),
     )
 
 

@@ -57,6 +57,8 @@ def run_sandbox(request: RunRequest, console: Console) -> Outcome:
 
     Raises:
         HostError: Not root, no cgroup v2, a namespace refused, coverage not as required, ...
+        PolicyError: A signature is malformed, or they need too many states.
+        BudgetError: Signatures have too many dialects.
         KernelError: A program was refused, or the rules do not fit.
     """
     if os.geteuid() != 0:
@@ -102,12 +104,17 @@ def _subject(run_id: str, request: RunRequest, blueprint: Blueprint, coverage: C
         sandbox=Sandbox(id=run_id, cgroup=blueprint.place.path, labels=request.labels),
         policy=policy_in_force(request),
         tables=blueprint.tables,
+        search=blueprint.search,
         coverage=coverage,
         argv=request.argv,
         detail={
             "uid": request.identity.uid,
             "gid": request.identity.gid,
             "loopback": blueprint.settings.loopback.value,
+            "signatures": {
+                "digest": blueprint.search.signatures.digest,
+                "count": len(blueprint.search.signatures.signatures),
+            },
             "descriptors": {str(found.number): found.what for found in request.inherited},
         },
     )

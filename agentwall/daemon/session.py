@@ -15,22 +15,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from agentwall.daemon.cutting import FlowCutter
 from agentwall.daemon.enclosure import GENERATION, Enclosure
+from agentwall.daemon.inspection import Search
+from agentwall.engine.commands import KillFlow, Report
 from agentwall.engine.engine import Engine
 from agentwall.engine.events import (
     AttemptSeen,
     CountersRead,
     Event,
+    ExcerptsSeen,
+    FlowLeftHanging,
     Lost,
     RulesApplied,
     SandboxFinished,
     SandboxStarted,
+    SignaturesApplied,
     TotalsRead,
     WallDamaged,
 )
-from agentwall.engine.severity import Severity, severity_of
+from agentwall.engine.severity import severity_of
 from agentwall.errors import EventDecodeError, KernelError
 from agentwall.flow.record import Sandbox
+from agentwall.flow.severity import Severity
 from agentwall.host.coverage import Coverage
 from agentwall.host.launch import Sandboxed
 from agentwall.host.messages import Word
@@ -59,6 +66,7 @@ class Subject:
     policy: Policy
     """With the mode that is in force."""
     tables: RuleTables
+    search: Search
     coverage: Coverage
     argv: tuple[str, ...]
     detail: Mapping[str, object]
@@ -86,6 +94,7 @@ class Session:
         self._subject = subject
         self._sinks = sinks
         self._engine = Engine()
+        self._cutter = FlowCutter()
         self._processes = ProcessReader(enclosure.cgroup.path)
         self._worst = Severity.INFO
         self._is_damaged = False
@@ -115,6 +124,14 @@ class Session:
                 generation=GENERATION,
                 policy=subject.policy,
                 tables=subject.tables,
+            )
+        )
+        self._handle(
+            SignaturesApplied(
+                key=self._enclosure.key,
+                signatures=subject.search.signatures,
+                table=self._enclosure.wall.signatures.generation,
+                accepts=subject.search.accepts,
             )
         )
         self._flush()
@@ -172,7 +189,19 @@ class Session:
             return True
         for attempt in attempts:
             self._handle(AttemptSeen(attempt=attempt, process=self._processes.read(attempt.task)))
-        return bool(attempts)
+        return self._drain_excerpts() or bool(attempts)
+
+    def _drain_excerpts(self) -> bool:
+        try:
+            excerpts = self._enclosure.wall.excerpts()
+        except EventDecodeError as err:
+            self._lose(err)
+            return True
+        read = self._processes.read
+        if excerpts:
+            seen = tuple((each, read(each.attempt.task)) for each in excerpts)
+            self._handle(ExcerptsSeen(excerpts=seen))
+        return bool(excerpts)
 
     def _drain_totals(self) -> None:
         try:
@@ -212,6 +241,7 @@ class Session:
         detail = {"exit_code": exit_code, "left_behind": list(left_behind)}
         self._handle(SandboxFinished(key=self._enclosure.key, mono_ns=_boot_ns(), detail=detail))
         self._flush()
+        self._cutter.close()
 
     def _name_others(self, warden: int) -> tuple[str, ...]:
         pids = (pid for pid in self._enclosure.cgroup.pids() if pid != warden)
@@ -219,9 +249,27 @@ class Session:
 
     def _handle(self, event: Event) -> None:
         for command in self._engine.handle(event):
-            self._worst = max(self._worst, severity_of(command.record))
-            for sink in self._sinks:
-                sink.write(command.record)
+            match command:
+                case Report():
+                    self._worst = max(self._worst, severity_of(command.record))
+                    for sink in self._sinks:
+                        sink.write(command.record)
+                case KillFlow():
+                    self._cut(command)
+
+    def _cut(self, command: KillFlow) -> None:
+        why = self._cutter.cut(command)
+        if why is not None:
+            self._handle(
+                FlowLeftHanging(
+                    key=command.sandbox,
+                    mono_ns=_boot_ns(),
+                    protocol=command.protocol,
+                    local=command.local,
+                    remote=command.remote,
+                    why=why,
+                )
+            )
 
     def _flush(self) -> None:
         for sink in self._sinks:

@@ -8,15 +8,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentwall.flow.record import Record
+from agentwall.flow.record import DetectionRecord, Record, SandboxKey
+from agentwall.net.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """Hand a record to every sink."""
 
-    record: Record
+    record: Record | DetectionRecord
 
 
-Command = Report
-"""What :meth:`Engine.handle` yields: a union that grows with responses to detections."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillFlow:
+    """End the socket of a flow, so that the application is told and does not hang.
+
+    What the kernel's automaton matched has stopped already; what a decoder found stops with this.
+    """
+
+    sandbox: SandboxKey
+    cookie: int
+    """Of the socket."""
+    protocol: int
+    """TCP or UDP, IANA number."""
+    local: Endpoint
+    remote: Endpoint
+    pid: int
+    """Whose socket it is, as far as the kernel knows; 0 if it does not."""
+
+
+Command = Report | KillFlow
+"""What :meth:`Engine.handle` yields."""

@@ -13,36 +13,49 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import assert_never
 
-from agentwall.engine.commands import Command, Report
+from agentwall.detect.judging import judge
+from agentwall.engine.commands import Command, KillFlow, Report
+from agentwall.engine.detections import Detections, Sight
 from agentwall.engine.events import (
     AttemptSeen,
     CountersRead,
     Event,
+    ExcerptsSeen,
+    FlowLeftHanging,
     Lost,
     RulesApplied,
     SandboxFinished,
     SandboxStarted,
+    SignaturesApplied,
     TotalsRead,
     WallDamaged,
 )
 from agentwall.engine.processes import clamp_arguments, describe_task
 from agentwall.engine.severity import DAMAGED
+from agentwall.engine.watch import Watch
 from agentwall.flow.record import (
     Attempt,
+    Excerpt,
     FlowRecord,
     FlowTotals,
     GapRecord,
+    Process,
     Sandbox,
     SandboxKey,
     StateRecord,
 )
-from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
-from agentwall.net.endpoint import Endpoint, canonical
+from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
+from agentwall.net.endpoint import Endpoint, L4Protocol, canonical
 from agentwall.policy.evaluate import resolve_line
-from agentwall.policy.tables import RuleTables
+from agentwall.policy.model import Response, Rule
 
 _KEPT_GENERATIONS = 4
 """Events still on their way when a policy is replaced speak of the generation before."""
+LEFT_HANGING = "flow-left-hanging"
+"""The ``state`` of a record that says that an application was not told that its flow is cut."""
+_KILLABLE = (L4Protocol.TCP, L4Protocol.UDP)
+_CUTTING = (ReasonCode.SIGNATURE, ReasonCode.UNREADABLE)
+"""Reasons for which nothing of a flow passes any more."""
 
 
 @dataclass(slots=True)
@@ -50,9 +63,23 @@ class _Sandbox:
     sandbox: Sandbox
     clock_offset_ns: int
     mode: str
-    generations: dict[int, RuleTables] = field(default_factory=dict)
+    generations: dict[int, RulesApplied] = field(default_factory=dict)
     counters: CountersRead | None = None
     lost: int = 0
+    detections: Detections = field(default_factory=Detections)
+    watch: Watch = field(default_factory=Watch)
+
+    def applied(self, generation: int) -> RulesApplied | None:
+        """Return the rules of *generation*, or the newest if that is not known any more."""
+        newest = next(reversed(self.generations.values()), None)
+        return self.generations.get(generation, newest)
+
+    def rule(self, seen: Attempt | FlowTotals) -> Rule | None:
+        """Return the rule that decided about *seen*, if it is known."""
+        applied = self.generations.get(seen.generation)
+        if seen.rule is None or applied is None or seen.rule >= len(applied.tables.rules):
+            return None
+        return applied.tables.rules[seen.rule]
 
 
 class Engine:
@@ -69,10 +96,16 @@ class Engine:
                 yield self._start(event)
             case RulesApplied():
                 yield self._apply(event)
+            case SignaturesApplied():
+                self._known(event.key).detections.apply(event)
             case AttemptSeen():
-                yield Report(self._attempt(event))
+                yield from self._see(event)
+            case ExcerptsSeen():
+                yield from self._decode(event)
+            case FlowLeftHanging():
+                yield self._hang(event)
             case TotalsRead():
-                yield Report(self._totals(event))
+                yield from self._flow(self._totals(event), event.totals)
             case CountersRead():
                 yield from self._count(event)
             case Lost():
@@ -81,7 +114,7 @@ class Engine:
                 detail = {"what": event.what, **event.detail}
                 yield self._state(event.key, event.mono_ns, DAMAGED, detail)
             case SandboxFinished():
-                yield self._finish(event)
+                yield from self._finish(event)
             case _:
                 assert_never(event)
 
@@ -102,7 +135,8 @@ class Engine:
     def _apply(self, event: RulesApplied) -> Command:
         known = self._known(event.key)
         known.mode = event.policy.mode.value
-        known.generations[event.generation] = event.tables
+        known.watch.apply(known.sandbox.id, event.policy.detect)
+        known.generations[event.generation] = event
         while len(known.generations) > _KEPT_GENERATIONS:
             del known.generations[next(iter(known.generations))]
         detail = {
@@ -114,6 +148,86 @@ class Engine:
             "rules": len(event.tables.rules),
         }
         return self._state(event.key, event.mono_ns, "rules-applied", detail)
+
+    def _see(self, event: AttemptSeen) -> Iterator[Command]:
+        attempt = event.attempt
+        is_cut = attempt.verdict is Verdict.DENY and attempt.code in _CUTTING
+        sight = self._sight(attempt, event.process)
+        detection = None
+        if sight is not None and attempt.match is not None:
+            detection = self._known(attempt.sandbox).detections.match(sight, attempt.match)
+        if is_cut:
+            # First, while the application waits.
+            yield from self._kill(attempt)
+        if detection is not None:
+            yield Report(detection)
+        else:
+            yield from self._flow(self._attempt(event), attempt)
+
+    def _sight(self, attempt: Attempt, process: Process | None) -> Sight | None:
+        known = self._known(attempt.sandbox)
+        applied = known.applied(attempt.generation)
+        if applied is None:
+            return None
+        return Sight(
+            attempt=attempt,
+            sandbox=known.sandbox,
+            time_ns=attempt.mono_ns + known.clock_offset_ns,
+            process=describe_task(attempt.task, process),
+            policy=applied.policy,
+            rule=known.rule(attempt),
+            reason=_reason(known, attempt),
+        )
+
+    def _decode(self, event: ExcerptsSeen) -> Iterator[Command]:
+        # Each flow once, however many pieces came of it.
+        grown: dict[tuple[SandboxKey, int], tuple[Excerpt, Process | None]] = {}
+        for excerpt, process in event.excerpts:
+            attempt = excerpt.attempt
+            if self._known(attempt.sandbox).detections.excerpts.add(excerpt):
+                grown[attempt.sandbox, attempt.cookie] = excerpt, process
+        for excerpt, process in grown.values():
+            sight = self._sight(excerpt.attempt, process)
+            if sight is None:
+                continue
+            for detection in self._known(sight.attempt.sandbox).detections.decoded(sight, excerpt):
+                if detection.verdict is Verdict.DENY:
+                    yield from self._kill(sight.attempt)
+                yield Report(detection)
+
+    def _kill(self, attempt: Attempt) -> Iterator[Command]:
+        if attempt.protocol not in _KILLABLE:
+            return
+        if attempt.local is None or attempt.remote is None or not attempt.cookie:
+            return
+        yield KillFlow(
+            sandbox=attempt.sandbox,
+            cookie=attempt.cookie,
+            protocol=attempt.protocol,
+            local=attempt.local,
+            remote=attempt.remote,
+            pid=attempt.task.pid,
+        )
+
+    def _hang(self, event: FlowLeftHanging) -> Command:
+        detail = {"protocol": event.protocol, "why": event.why}
+        for key, end in (("local", event.local), ("remote", event.remote)):
+            if end is not None:
+                detail[key] = f"{end.address} port {end.port}"
+        return self._state(event.key, event.mono_ns, LEFT_HANGING, detail)
+
+    def _flow(self, record: FlowRecord, seen: Attempt | FlowTotals) -> Iterator[Command]:
+        yield Report(record)
+        known = self._known(seen.sandbox)
+        applied = known.applied(seen.generation)
+        if applied is None:
+            return
+        rule = known.rule(seen)
+        for detection in known.watch.see(record):
+            of = rule if detection.remote is not None else None
+            if judge(detection.finding, applied.policy, of) is not Response.OFF:
+                yield Report(detection)
+        yield from map(Report, known.detections.names(record, applied.policy, rule))
 
     def _attempt(self, event: AttemptSeen) -> FlowRecord:
         attempt = event.attempt
@@ -178,9 +292,13 @@ class Engine:
         ):
             if now > then:
                 yield self._lose(event.key, event.mono_ns, where, now - then)
-        not_learned = event.lost_names - (before.lost_names if before else 0)
-        if not_learned > 0:
-            yield self._gap(event.key, event.mono_ns, "names", not_learned)
+        # These are no records that are missing.
+        for where, now, then in (
+            ("names", event.lost_names, before.lost_names if before else 0),
+            ("excerpts", event.lost_excerpts, before.lost_excerpts if before else 0),
+        ):
+            if now > then:
+                yield self._gap(event.key, event.mono_ns, where, now - then)
 
     def _lose(self, key: SandboxKey, mono_ns: int, where: str, lost: int) -> Command:
         self._known(key).lost += lost
@@ -195,17 +313,21 @@ class Engine:
             )
         )
 
-    def _finish(self, event: SandboxFinished) -> Command:
+    def _finish(self, event: SandboxFinished) -> Iterator[Command]:
         known = self._known(event.key)
+        yield from map(Report, known.watch.end(known.sandbox.id))
         detail: dict[str, object] = {"mode": known.mode, "lost": known.lost}
         if known.counters is not None:
             detail["denied"] = known.counters.denied
             detail["would_denied"] = known.counters.would_denied
             detail["probes"] = known.counters.probes
             detail["lost_names"] = known.counters.lost_names
-        command = self._state(event.key, event.mono_ns, "finished", {**detail, **event.detail})
+            detail["lost_excerpts"] = known.counters.lost_excerpts
+            detail["matches"] = known.counters.matches
+        # What behaviour and decoders had to forget to stay within their bounds.
+        detail["forgotten"] = known.watch.dropped + known.detections.excerpts.dropped
+        yield self._state(event.key, event.mono_ns, "finished", {**detail, **event.detail})
         self._sandboxes.pop(event.key, None)
-        return command
 
     def _state(
         self, key: SandboxKey, mono_ns: int, state: str, detail: Mapping[str, object]
@@ -232,10 +354,9 @@ class Engine:
 
 
 def _reason(known: _Sandbox, seen: Attempt | FlowTotals) -> Reason:
-    tables = known.generations.get(seen.generation)
-    if seen.rule is None or tables is None or seen.rule >= len(tables.rules):
+    found = known.rule(seen)
+    if found is None:
         return Reason(code=seen.code)
-    found = tables.rules[seen.rule]
     address = canonical(seen.remote.address) if seen.remote else None
     asked = seen.question if isinstance(seen, Attempt) else None
     where = resolve_line(found, address, asked.name if asked else seen.name)

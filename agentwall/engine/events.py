@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs of the engine. Counterpart: :mod:`agentwall.engine.commands`.
 
-The order a caller keeps for one sandbox: :class:`SandboxStarted`, :class:`RulesApplied`, then
-attempts, totals, counters and losses in any order, and :class:`SandboxFinished` last.
+The order a caller keeps for one sandbox: :class:`SandboxStarted`, :class:`RulesApplied`,
+:class:`SignaturesApplied`, then attempts, excerpts, totals, counters and losses in any order, and
+:class:`SandboxFinished` last.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agentwall.flow.record import Attempt, FlowTotals, Process, Sandbox, SandboxKey
+from agentwall.detect.signature import SignatureSet
+from agentwall.flow.record import Attempt, Excerpt, FlowTotals, Process, Sandbox, SandboxKey
 from agentwall.flow.verdict import Mode
+from agentwall.net.endpoint import Endpoint
 from agentwall.policy.model import Policy
 from agentwall.policy.tables import RuleTables
 
@@ -48,12 +51,44 @@ class RulesApplied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignaturesApplied:
+    """A signature set is in force; without one nothing is recognised by its bytes or its name."""
+
+    key: SandboxKey
+    signatures: SignatureSet
+    table: int
+    """Generation of the kernel's table, which its matches name; 0 where it has none."""
+    accepts: tuple[tuple[int, ...], ...]
+    """Of the automaton in that table: ``Automaton.accepts``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSeen:
     """The kernel reported one decision."""
 
     attempt: Attempt
     process: Process | None
     """What /proc said of the task, or None when it had gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcerptsSeen:
+    """Bytes of flows were handed over: all that were there, so that each flow is decoded once."""
+
+    excerpts: tuple[tuple[Excerpt, Process | None], ...]
+    """In the order in which they passed, each with what /proc said of its task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowLeftHanging:
+    """A flow that is cut could not be ended: the kernel drops its packets, and nothing says so."""
+
+    key: SandboxKey
+    mono_ns: int
+    protocol: int
+    local: Endpoint | None
+    remote: Endpoint | None
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +112,8 @@ class CountersRead:
     lost_flows: int
     lost_totals: int
     lost_names: int
+    lost_excerpts: int
+    matches: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +150,10 @@ class SandboxFinished:
 Event = (
     SandboxStarted
     | RulesApplied
+    | SignaturesApplied
     | AttemptSeen
+    | ExcerptsSeen
+    | FlowLeftHanging
     | TotalsRead
     | CountersRead
     | Lost

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import enum
 from typing import assert_never
 
-from agentwall.flow.record import FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, ReasonCode, Verdict
 from agentwall.net.endpoint import canonical
 from agentwall.net.reserved import innermost_block
@@ -16,30 +16,12 @@ DAMAGED = "damaged"
 
 _PLAYS_THE_SERVER = frozenset({ReasonCode.FORGED, ReasonCode.NETNS})
 _ASKS_THE_SERVER = frozenset({ReasonCode.QUESTION, ReasonCode.NOT_A_QUESTION})
-_HIDE_DENIALS = frozenset({"denials", "decode", "event-file"})
-"""The places of a gap where a denial of any severity may have been lost."""
+_HIDE_DENIALS = frozenset({"denials", "decode", "event-file", "excerpts"})
+"""The places of a gap where a denial of any severity may have been lost, or was not made because
+decoders missed what they should have seen."""
 
 
-class Severity(enum.IntEnum):
-    """In rising order, so that they compare."""
-
-    INFO = 0
-    LOW = 1
-    """A denied flow."""
-    MEDIUM = 2
-    """A denied flow into a reserved block or to a metadata service, or denials that were lost."""
-    HIGH = 3
-    """Mining, a tunnel; an attempt to play the DNS server."""
-    CRITICAL = 4
-    """The wall itself."""
-
-    @property
-    def label(self) -> str:
-        """As users write it."""
-        return self.name.lower()
-
-
-def severity_of(record: Record) -> Severity:
+def severity_of(record: Record | DetectionRecord) -> Severity:
     """Return the severity of *record*. What would be denied in audit mode counts as denied."""
     match record:
         case FlowRecord():
@@ -49,6 +31,8 @@ def severity_of(record: Record) -> Severity:
             return Severity.MEDIUM if record.where in _HIDE_DENIALS else Severity.INFO
         case StateRecord():
             return Severity.CRITICAL if record.state == DAMAGED else Severity.INFO
+        case DetectionRecord():
+            return record.finding.severity
         case _:
             assert_never(record)
 

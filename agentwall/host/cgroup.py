@@ -52,6 +52,14 @@ class Cgroup:
                 found += map(int, (directory / "cgroup.procs").read_text().split())
         return tuple(sorted(found))
 
+    def ids(self) -> frozenset[int]:
+        """Return the ids of this cgroup and of every one below: inode numbers."""
+        found = []
+        for directory in _below(self.directory):
+            with contextlib.suppress(OSError):
+                found.append(directory.stat().st_ino)
+        return frozenset(found)
+
     def is_populated(self) -> bool:
         """Say whether a process, zombies apart, lives here or below."""
         return "populated 1" in (self.directory / "cgroup.events").read_text().splitlines()

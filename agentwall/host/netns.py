@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caller's network namespace: its identity, and which addresses are this host's own."""
+"""The caller's network namespace: its identity, who shares it, and which addresses are its own."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 from collections.abc import Iterable
+from typing import Literal
 
 from agentwall.errors import UnsupportedFeatureError
 from agentwall.net.endpoint import IPAddress
@@ -33,6 +35,15 @@ def netns_cookie() -> int:
                 f"dns key need; got {err.strerror or err}",
             ) from err
     return int.from_bytes(raw, sys.byteorder)
+
+
+def netns_id(pid: int | Literal["self"]) -> tuple[int, int] | None:
+    """Return what tells the network namespace of a process from others; None if it has gone."""
+    try:
+        found = os.stat(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def answers_through_lo(servers: Iterable[IPAddress]) -> bool:

@@ -21,7 +21,7 @@ from agentwall.daemon.plan import (
     plan_launch,
     policy_in_force,
 )
-from agentwall.errors import HostError, SourceLocation
+from agentwall.errors import HostError, PolicyError, SourceLocation
 from agentwall.flow.verdict import Mode
 from agentwall.host.coverage import Coverage, CoverageLevel, OpenRoad
 from agentwall.host.descriptors import Inherited
@@ -231,3 +231,18 @@ def test_server_of_this_host(make_request, monkeypatch, own, through_lo):
         )
 
     assert made.answers_through_lo is through_lo
+
+
+@pytest.mark.kernel
+def test_signatures(make_request, tmp_path):
+    """What is looked for is the policy's, in the signatures of this host and those named."""
+    more = tmp_path / "more.yaml"
+    more.write_text("version: 1\nsignatures: [{id: x}]\n")
+    policy = "version: 1\ndetect: {depth_bytes: 8192}\n"
+
+    search = plan_enclosure("some-id", make_request(policy=policy), Path("/e")).search
+
+    assert search.depth_bytes == 8192
+    assert search.signatures.signatures
+    with pytest.raises(PolicyError, match=r"more\.yaml:2"):
+        plan_enclosure("some-id", make_request(signatures=(str(more),)), Path("/e"))

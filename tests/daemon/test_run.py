@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agentwall.daemon.run import run_sandbox
-from agentwall.engine.severity import Severity
 from agentwall.errors import HostError
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Mode
 from agentwall.host import state
 from agentwall.kernel import pins

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from agentwall.daemon.inspection import plan_search
 from agentwall.daemon.plan import judge_coverage, plan_launch, policy_in_force
 from agentwall.daemon.session import Session, Subject
-from agentwall.engine.severity import Severity
-from agentwall.flow.record import FlowRecord, Record, Sandbox, StateRecord
+from agentwall.errors import HostError
+from agentwall.flow.record import DetectionRecord, FlowRecord, Record, Sandbox, StateRecord
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Verdict
 from agentwall.host.launch import prepare
 from agentwall.host.signals import SignalQueue
+from agentwall.host.sock_diag import SockDiag
 from agentwall.kernel.learned import BOUND, BOUND_KEY
 from agentwall.policy.compile import compile_policy
 
@@ -58,15 +61,18 @@ class Memory:
 def run_session(make_request, make_enclosure):
     """A function that runs a shell script in a session; returns its ending and the records."""
 
-    def run(script: str, meanwhile=lambda enclosure: None) -> tuple[object, Memory]:
-        request = make_request(script)
+    def run(
+        script: str, meanwhile=lambda enclosure: None, policy: str = "version: 1\n"
+    ) -> tuple[object, Memory]:
+        request = make_request(script, policy)
         enclosure = make_enclosure(request)
         policy = policy_in_force(request)
         memory = Memory()
         subject = Subject(
             sandbox=Sandbox(id="r", cgroup=enclosure.cgroup.path),
             policy=policy,
-            tables=compile_policy(policy),
+            tables=(tables := compile_policy(policy)),
+            search=plan_search(policy, tables),
             coverage=judge_coverage(request),
             argv=request.argv,
             detail={},
@@ -152,3 +158,35 @@ def test_not_executed(run_session, make_request):
 
     assert ending.exit_code == 127
     assert memory.states()[-1] == "finished"
+
+
+TALK = """exec python3 -c '
+import contextlib, socket
+for _ in range(2):
+    with socket.create_connection(("127.0.0.1", {port})) as sock:
+        sock.settimeout(0.2)
+        with contextlib.suppress(OSError):
+            sock.sendall(b"SSH-2.0-x\\r\\n")
+            sock.recv(1)
+'
+"""
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_flows_are_ended(run_session, listener, monkeypatch, works):
+    """What is recognised is told of each time; that its socket cannot be ended, once."""
+    if not works:
+
+        def refuse(*_: object) -> None:
+            raise HostError("no such thing")
+
+        monkeypatch.setattr(SockDiag, "destroy", refuse)
+    port = listener.getsockname()[1]
+    policy = f"version: 1\nloopback: deny\nallow: [{{cidr: 127.0.0.1, ports: [{port}]}}]\n"
+    ending, memory = run_session(TALK.format(port=port), policy=policy)
+
+    found = [each for each in memory.records if isinstance(each, DetectionRecord)]
+    hanging = [e for e in memory.records if getattr(e, "state", "") == "flow-left-hanging"]
+    assert [(each.finding.dialect, each.verdict) for each in found] == [("ssh", Verdict.DENY)] * 2
+    assert [each.detail["why"] for each in hanging] == ([] if works else ["no such thing"])
+    assert ending.worst is Severity.HIGH

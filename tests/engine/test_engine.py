@@ -250,7 +250,7 @@ def counters(**changes):
     values = dict.fromkeys(
         ("denied", "would_denied", "probes", "lost_denials", "lost_flows", "lost_totals"), 0
     )
-    values["lost_names"] = 0
+    values |= dict.fromkeys(("lost_names", "lost_excerpts", "matches"), 0)
     return CountersRead(key=KEY, mono_ns=50, **{**values, **changes})
 
 
@@ -267,14 +267,15 @@ def test_growing_losses_become_gaps(engine):
     ]
 
 
-def test_addresses_that_were_not_learned(engine):
-    """They become gaps of their own, which are no lost events."""
-    records(engine, counters(lost_names=2))
-    (gap,) = records(engine, counters(lost_names=5))
+@pytest.mark.parametrize("what", ["names", "excerpts"])
+def test_what_was_not_taken_in(engine, what):
+    """Addresses not learned and bytes not decoded are gaps of their own, and no lost events."""
+    records(engine, counters(**{f"lost_{what}": 2}))
+    (gap,) = records(engine, counters(**{f"lost_{what}": 5}))
     (end,) = records(engine, SandboxFinished(key=KEY, mono_ns=90))
 
-    assert (gap.where, gap.lost) == ("names", 3)
-    assert (end.detail["lost"], end.detail["lost_names"]) == (0, 5)
+    assert (gap.where, gap.lost) == (what, 3)
+    assert (end.detail["lost"], end.detail[f"lost_{what}"]) == (0, 5)
 
 
 def test_other_losses_become_gaps(engine):
@@ -287,7 +288,7 @@ def test_other_losses_become_gaps(engine):
 
 def test_the_end_sums_up(engine):
     """The finish record carries the kernel's counters, what was lost, and the caller's detail."""
-    records(engine, counters(denied=9, probes=2, lost_flows=1))
+    records(engine, counters(denied=9, probes=2, lost_flows=1, matches=4))
 
     (record,) = records(
         engine, SandboxFinished(key=KEY, mono_ns=90, detail={"exit_code": 3, "coverage": "full"})
@@ -297,7 +298,8 @@ def test_the_end_sums_up(engine):
     assert record.state == "finished"
     assert record.detail == {
         **{"mode": "enforce", "lost": 1, "denied": 9, "would_denied": 0, "probes": 2},
-        **{"lost_names": 0, "exit_code": 3, "coverage": "full"},
+        **{"lost_names": 0, "lost_excerpts": 0, "matches": 4, "forgotten": 0},
+        **{"exit_code": 3, "coverage": "full"},
     }
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 from rig.records import asked, endpoint, flow, permitted, state
 
-from agentwall.engine.severity import Severity, severity_of
-from agentwall.flow.record import GapRecord, Question
+from agentwall.engine.severity import severity_of
+from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
+from agentwall.flow.record import DetectionRecord, GapRecord, Question
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Reason, ReasonCode, Verdict
 
 
@@ -63,6 +65,7 @@ def test_severity_of_record(record, severity):
         ("denials", Severity.MEDIUM),
         ("decode", Severity.MEDIUM),
         ("event-file", Severity.MEDIUM),
+        ("excerpts", Severity.MEDIUM),
         ("flows", Severity.INFO),
         ("flow-table", Severity.INFO),
         ("names", Severity.INFO),
@@ -76,6 +79,39 @@ def test_lost_denials_count_as_denials(where, severity):
     )
 
     assert severity_of(gap) is severity
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+@pytest.mark.parametrize("severity", list(Severity))
+def test_detections(severity, verdict):
+    """A detection is as serious as what was found, whether or not it was cut."""
+    found = Finding(
+        cls=DetectionClass.MINING,
+        signature="mining/x",
+        dialect="x",
+        severity=severity,
+        confidence=Confidence.HIGH,
+        stage=Stage.SIGNATURE,
+    )
+    seen = permitted()
+    record = DetectionRecord(
+        sandbox=seen.sandbox,
+        time_ns=seen.time_ns,
+        mono_ns=seen.mono_ns,
+        process=None,
+        finding=found,
+        verdict=verdict,
+        response="block",
+        direction=seen.direction,
+        protocol=seen.protocol,
+        local=None,
+        remote=seen.remote,
+        name=None,
+        reason=seen.reason,
+        bytes_left=None,
+    )
+
+    assert severity_of(record) is severity
 
 
 def test_severities_rise():

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rig.cgroup import temp_cgroup
 
 from agentwall.errors import HostError
 from agentwall.host.cgroup import (
@@ -156,3 +157,16 @@ def test_path_of_self():
     """The path of a process is read from /proc, None when there is no such process."""
     assert path_of(os.getpid()) == path_of("self")
     assert path_of(2**22 + 1) is None
+
+
+@pytest.mark.kernel
+def test_ids():
+    """A cgroup is known to the kernel by the inode of its directory, and so is each below it."""
+    with temp_cgroup("ids") as directory:
+        below = directory / "below"
+        below.mkdir()
+        found = Cgroup("/ids", directory).ids()
+        expected = {directory.stat().st_ino, below.stat().st_ino}
+        below.rmdir()
+
+    assert found == expected

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from ipaddress import ip_address
 
 import pytest
 from rig.namespace import temp_netns
+from rig.process import wait_until
 
 from agentwall.errors import UnsupportedFeatureError
-from agentwall.host.netns import answers_through_lo, netns_cookie
+from agentwall.host.netns import answers_through_lo, netns_cookie, netns_id
 
 
 def test_cookie_is_stable():
@@ -56,3 +58,14 @@ def test_servers_of_this_host():
 def test_no_servers():
     """Without servers there is nobody to answer."""
     assert answers_through_lo([]) is False
+
+
+@pytest.mark.kernel
+def test_who_shares_the_namespace():
+    """Processes of one namespace have the same id, others another; one that is gone has none."""
+    with temp_netns("apart") as found, found.process("sleep", "60") as child:
+        wait_until(lambda: netns_id(child.pid) != netns_id("self"), what="nsenter")
+        assert netns_id(os.getpid()) == netns_id("self") is not None
+
+    assert netns_id(child.pid) is None
+    assert netns_id(0) is None

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was recognised in one sandbox: matches, excerpts and names in, detections out. Pure.
+
+The kernel's automaton has stopped what matched; what decoders find in the excerpts stops because of
+what is said here, and bytes have left by then. :mod:`agentwall.engine.watch` is about behaviour.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from agentwall.detect.confirm import confirm
+from agentwall.detect.decode import decode
+from agentwall.detect.indicators import IndicatorIndex
+from agentwall.detect.judging import judge
+from agentwall.detect.signature import Signature
+from agentwall.engine.events import SignaturesApplied
+from agentwall.engine.excerpts import Excerpts, conversation_of
+from agentwall.flow.finding import Confidence, Finding
+from agentwall.flow.record import (
+    Attempt,
+    DetectionRecord,
+    Excerpt,
+    FlowRecord,
+    Match,
+    Process,
+    Sandbox,
+)
+from agentwall.flow.severity import Severity
+from agentwall.flow.verdict import Mode, Reason, ReasonCode, Verdict
+from agentwall.net.endpoint import L4Protocol
+from agentwall.policy.model import Policy, Response, Rule
+
+MAX_NAMES = 4096
+"""Listed names of one sandbox that were told of; of more the first told of is told again."""
+_KEPT_TABLES = 4
+"""Matches on their way when a table is replaced speak of the one before."""
+_SUREST = (Confidence.LOW, Confidence.MEDIUM, Confidence.HIGH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """An attempt, and what the engine knows about it."""
+
+    attempt: Attempt
+    sandbox: Sandbox
+    time_ns: int
+    """UTC."""
+    process: Process
+    policy: Policy
+    """In force when it was made."""
+    rule: Rule | None
+    """The one that permits the flow."""
+    reason: Reason
+
+
+class Detections:
+    """Signatures, excerpts and listed names of one sandbox."""
+
+    def __init__(self) -> None:
+        self.excerpts = Excerpts()
+        self._tables: dict[int, SignaturesApplied] = {}
+        self._index = IndicatorIndex()
+        self._names: OrderedDict[str, None] = OrderedDict()
+
+    def apply(self, event: SignaturesApplied) -> None:
+        """Let *event*'s signatures hold; matches of the tables before are still understood."""
+        self._tables[event.table] = event
+        while len(self._tables) > _KEPT_TABLES:
+            del self._tables[next(iter(self._tables))]
+        self._index = IndicatorIndex(event.signatures.indicators)
+
+    def match(self, sight: Sight, match: Match) -> DetectionRecord | None:
+        """Return the detection that a match comes to; None if none of its signatures counts."""
+        responses = {
+            signature.id: (judge(signature, sight.policy, sight.rule), signature)
+            for signature in self._matched(match)
+        }
+        counted = [pair for pair in responses.values() if pair[0] is not Response.OFF]
+        if not counted:
+            return None
+        response, signature = max(counted, key=_gravity)
+        attempt = sight.attempt
+        is_cut = attempt.verdict is Verdict.DENY
+        if is_cut:
+            self.excerpts.end(attempt)
+        finding = _confirmed(signature, attempt, match)
+        others = [other.id for _, other in counted if other is not signature]
+        if others:
+            finding = replace(finding, evidence={**finding.evidence, "also": others})
+        left = match.left_bytes if is_cut else None
+        return _record(sight, finding, attempt.verdict, response, left)
+
+    def _matched(self, match: Match) -> list[Signature]:
+        applied = self._tables.get(match.table)
+        if applied is None or match.accept >= len(applied.accepts):
+            return []
+        return [applied.signatures.signatures[index] for index in applied.accepts[match.accept]]
+
+    def decoded(self, sight: Sight, excerpt: Excerpt) -> Iterator[DetectionRecord]:
+        """Yield what decoders find in a flow, *excerpt* being the last that came of it.
+
+        Those with the verdict DENY are yet to be cut.
+        """
+        cookie = sight.attempt.cookie
+        for finding in decode(self.excerpts.conversation(cookie)):
+            response = judge(finding, sight.policy, sight.rule)
+            if not self.excerpts.tell(cookie, finding.cls, finding.dialect, response):
+                continue
+            verdict = _verdict(sight.policy.mode, response)
+            left = None
+            if verdict is Verdict.DENY:
+                left = self.excerpts.passed(cookie, from_client=excerpt.from_client)
+            yield _record(sight, finding, verdict, response, left)
+            if verdict is Verdict.DENY:
+                self.excerpts.end(sight.attempt)
+                return
+
+    def names(
+        self, record: FlowRecord, policy: Policy, rule: Rule | None
+    ) -> Iterator[DetectionRecord]:
+        """Yield a detection for each list that a name in *record* is on, once a name."""
+        for how, name in _said(record).items():
+            if name in self._names:
+                continue
+            for finding in self._index.find(name, how):
+                response = judge(finding, policy, rule)
+                if response is not Response.OFF:
+                    self._remember(name)
+                    yield detection_in(record, finding, response)
+
+    def _remember(self, name: str) -> None:
+        self._names[name] = None
+        if len(self._names) > MAX_NAMES:
+            self._names.popitem(last=False)
+
+
+def detection_in(record: FlowRecord, finding: Finding, response: Response) -> DetectionRecord:
+    """Return an alert about what *record* tells of: nothing is cut."""
+    return DetectionRecord(
+        sandbox=record.sandbox,
+        time_ns=record.time_ns,
+        mono_ns=record.mono_ns,
+        process=record.process,
+        finding=finding,
+        verdict=Verdict.ALLOW,
+        response=response.value,
+        direction=record.direction,
+        protocol=record.protocol,
+        local=record.local,
+        remote=record.remote,
+        name=record.name or (record.question.name if record.question else None),
+        reason=record.reason,
+        bytes_left=None,
+    )
+
+
+def _said(record: FlowRecord) -> Mapping[str, str]:
+    """Return names by what was done with them."""
+    said = {}
+    if record.question is not None:
+        said["asked" if record.question.type is not None else "said"] = record.question.name
+    if record.name is not None:
+        said["resolved"] = record.name
+    return said
+
+
+def _gravity(counted: tuple[Response, Signature]) -> tuple[bool, Severity, int]:
+    response, signature = counted
+    return response is Response.BLOCK, signature.severity, _SUREST.index(signature.confidence)
+
+
+def _confirmed(signature: Signature, attempt: Attempt, match: Match) -> Finding:
+    # Decoders are asked only where all that this side has said is at hand. It ends at the match, so
+    # what they miss in it says nothing against it.
+    if attempt.protocol == L4Protocol.TCP and match.position == len(match.text):
+        conversation = conversation_of(attempt, match.text, from_client=match.from_client)
+        finding = confirm(signature, match.text, conversation)
+        if "contradicted" not in finding.evidence:
+            return finding
+    return confirm(signature, match.text, None)
+
+
+def _verdict(mode: Mode, response: Response) -> Verdict:
+    if response is not Response.BLOCK or mode is Mode.OBSERVE:
+        return Verdict.ALLOW
+    return Verdict.DENY if mode is Mode.ENFORCE else Verdict.WOULD_DENY
+
+
+def _record(
+    sight: Sight, finding: Finding, verdict: Verdict, response: Response, left: int | None
+) -> DetectionRecord:
+    attempt = sight.attempt
+    return DetectionRecord(
+        sandbox=sight.sandbox,
+        time_ns=sight.time_ns,
+        mono_ns=attempt.mono_ns,
+        process=sight.process,
+        finding=finding,
+        verdict=verdict,
+        response=response.value,
+        direction=attempt.direction,
+        protocol=attempt.protocol,
+        local=attempt.local,
+        remote=attempt.remote,
+        name=attempt.name,
+        # An excerpt's own code says nothing; what is said is judged by signatures either way.
+        reason=replace(sight.reason, code=ReasonCode.SIGNATURE),
+        bytes_left=left,
+    )

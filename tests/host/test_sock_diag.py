@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets of others are ended, those and no others."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import pytest
+from rig.namespace import Namespace, temp_netns
+
+from agentwall.host.sock_diag import SockDiag, cookie_of, try_destroying
+from agentwall.net.endpoint import Endpoint, canonical
+
+pytestmark = pytest.mark.kernel
+
+TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+PROTOCOLS = {TCP: socket.IPPROTO_TCP, UDP: socket.IPPROTO_UDP}
+KINDS = [
+    pytest.param(kind, family, server, client, id=f"{name}-{label}")
+    for kind, name in ((TCP, "tcp"), (UDP, "udp"))
+    for family, server, client, label in (
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1", "v4"),
+        (socket.AF_INET6, "::1", "::1", "v6"),
+        (socket.AF_INET6, "127.0.0.1", "::ffff:127.0.0.1", "mapped"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Namespace]:
+    with temp_netns("diag") as made:
+        yield made
+
+
+@pytest.fixture
+def monitor(here: Namespace) -> Iterator[SockDiag]:
+    made = here.call(SockDiag)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make(here: Namespace) -> Iterator[object]:
+    """A function that returns a socket that is connected to another, and that other."""
+    with ExitStack() as closing:
+
+        def connect(kind: int, family: int, at: str, to: str) -> tuple[socket.socket, ...]:
+            server_family = socket.AF_INET6 if ":" in at else socket.AF_INET
+            server = closing.enter_context(here.socket(server_family, kind))
+            server.bind((at, 0))
+            if kind == TCP:
+                server.listen()
+            client = closing.enter_context(here.socket(family, kind))
+            client.settimeout(5)
+            client.connect((to, server.getsockname()[1]))
+            peer = closing.enter_context(server.accept()[0]) if kind == TCP else server
+            peer.settimeout(5)
+            return client, peer
+
+        yield connect
+
+
+def ends(sock: socket.socket, kind: int) -> tuple[Endpoint, Endpoint]:
+    """Return both ends as events have them: IPv4 wherever it is IPv4."""
+    return tuple(
+        Endpoint(canonical(ip_address(name[0])), name[1], PROTOCOLS[kind])
+        for name in (sock.getsockname(), sock.getpeername())
+    )
+
+
+@pytest.mark.parametrize(("kind", "family", "at", "to"), KINDS)
+def test_ends(monitor, make, kind, family, at, to):
+    """Whatever the family, the application gets ECONNABORTED at once, and the peer a reset."""
+    client, peer = make(kind, family, at, to)
+    local, remote = ends(client, kind)
+
+    assert monitor.destroy(PROTOCOLS[kind], local, remote, cookie_of(client))
+    with pytest.raises(ConnectionAbortedError):
+        client.recv(1)
+    if kind == TCP:
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+    assert not monitor.destroy(PROTOCOLS[kind], local, remote, cookie_of(client)) or kind == UDP
+
+
+@pytest.mark.parametrize(("kind", "family", "at", "to"), KINDS)
+def test_no_other(monitor, make, kind, family, at, to):
+    """A socket that has the addresses of one that is gone is left alone."""
+    client, peer = make(kind, family, at, to)
+    local, remote = ends(client, kind)
+
+    assert not monitor.destroy(PROTOCOLS[kind], local, remote, cookie_of(client) + (1 << 40))
+    client.send(b"alive")
+    assert peer.recv(16) == b"alive"
+
+
+def test_bound_to_a_device(monitor, make):
+    """Addresses alone do not lead to a socket that is bound to a device; its cookie does."""
+    client, _ = make(TCP, socket.AF_INET, "127.0.0.1", "127.0.0.1")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+    local, remote = ends(client, TCP)
+
+    assert monitor.destroy(socket.IPPROTO_TCP, local, remote, cookie_of(client))
+    with pytest.raises(ConnectionAbortedError):
+        client.recv(1)
+
+
+def test_unconnected(monitor, here):
+    """A UDP socket that is bound to every address is found by the packet's, or by its cookie."""
+    with here.socket(socket.AF_INET, UDP) as sock:
+        sock.bind(("0.0.0.0", 0))
+        sock.settimeout(5)
+        local = Endpoint(ip_address("127.0.0.1"), sock.getsockname()[1], socket.IPPROTO_UDP)
+        remote = Endpoint(ip_address("192.0.2.1"), 53, socket.IPPROTO_UDP)
+
+        assert monitor.destroy(socket.IPPROTO_UDP, local, remote, cookie_of(sock))
+        with pytest.raises(ConnectionAbortedError):
+            sock.recv(1)
+
+
+def test_among_many(monitor, make):
+    """One is found by its cookie among hundreds, whose list takes several messages."""
+    others = [make(TCP, socket.AF_INET6, "::1", "::1") for _ in range(300)]
+    client = others[150][0]
+
+    assert monitor.destroy_by_cookie(socket.IPPROTO_TCP, cookie_of(client))
+    with pytest.raises(ConnectionAbortedError):
+        client.recv(1)
+    others[151][0].send(b"alive")
+    assert others[151][1].recv(16) == b"alive"
+
+
+def test_other_namespace(make):
+    """Sockets of another network namespace are not found."""
+    client, peer = make(TCP, socket.AF_INET, "127.0.0.1", "127.0.0.1")
+    outside = SockDiag()
+
+    assert not outside.destroy(socket.IPPROTO_TCP, *ends(client, TCP), cookie_of(client))
+    outside.close()
+    client.send(b"alive")
+    assert peer.recv(16) == b"alive"
+
+
+def test_try(here):
+    """On this kernel it works, which is found out by trying."""
+    assert here.call(try_destroying) is None
