@@ -14,7 +14,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"daemon"},
-    {"kernel", "host", "sinks"},
+    {"kernel", "host", "sinks", "capture"},
     {"engine"},
     {"detect"},
     {"policy"},
