@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agentwall audit``: event files in, a report out. Needs no root and no policy."""
+"""``agentwall audit``: event files and captures in, a report out. Needs no root and no policy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from agentwall.cli.audit_inputs import Inputs, sort_inputs
 from agentwall.cli.event_files import read_all
 from agentwall.cli.failures import EXIT_USAGE, print_lines
-from agentwall.engine.severity import Severity
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Verdict
+from agentwall.policy.model import Policy
 from agentwall.sinks.audit_json import encode_report
 from agentwall.sinks.markdown import format_markdown
 from agentwall.sinks.pretty import export_svg, format_plain, make_console, print_report
 from agentwall.sinks.report import Filters, ReportBuilder
 from agentwall.sinks.report_rows import AuditReport
 from agentwall.sinks.rfc3339 import NS_PER_S, parse_time
+from agentwall.sinks.watched import WatchedEvents
 
 EXIT_FOUND = 1
 NEVER = "never"
@@ -52,15 +56,30 @@ class SinceType(click.ParamType[int]):
             )
 
 
-@click.command(short_help="Tell what was tried, from event files.")
-@click.argument("events", nargs=-1, required=True, metavar="EVENTS|DIR|-...")
+@click.command(short_help="Tell what was tried, from event files and captures.")
+@click.argument("inputs", nargs=-1, required=True, metavar="EVENTS|CAPTURE|DIR|-...")
+@click.option(
+    "--policy",
+    metavar="P",
+    help="Judge every flow of captures by this policy file, and what is found by its detect.",
+)
+@click.option(
+    "--signatures",
+    multiple=True,
+    metavar="PATH",
+    help="A file of further signatures, or a directory of them. Repeatable.",
+)
 @click.option("--since", type=SinceType(), help="Only what happened from then on: a time or 10m.")
 @click.option(
     "--verdict",
     type=click.Choice([verdict.value for verdict in Verdict]),
-    help="Only these flows; deny takes in would-deny.",
+    help="Only these flows; deny takes in would-deny. Captures have verdicts under --policy.",
 )
-@click.option("--process", metavar="P", help="Only this pid, name or program; may hold * and ?.")
+@click.option(
+    "--process",
+    metavar="P",
+    help="Only this pid, name or program; may hold * and ?. Event files only.",
+)
 @click.option(
     "--format",
     "format_",
@@ -77,7 +96,9 @@ class SinceType(click.ParamType[int]):
 )
 @click.option("--svg", type=click.Path(dir_okay=False), help="Also draw the report to this file.")
 def audit(
-    events: tuple[str, ...],
+    inputs: tuple[str, ...],
+    policy: str | None,
+    signatures: tuple[str, ...],
     since: int | None,
     verdict: str | None,
     process: str | None,
@@ -85,21 +106,65 @@ def audit(
     fail_on: str,
     svg: str | None,
 ) -> int:
-    """Tell what a sandbox tried, denials first, and which line would permit it.
+    """Tell what a sandbox tried and what was found in it, and what would let it through.
 
-    EVENTS is an event file of agentwall run, a directory of them (*.jsonl), or - for stdin. Says
-    where a file was altered or cut, and judges the rest.
+    An input is an event file of agentwall run, a capture (pcap or pcapng, also gzipped), a
+    directory of both, or - for stdin; its first bytes tell which. Flows of captures are searched
+    for mining, tunnels, scans and the like. Says where an input is damaged, and judges the rest.
     """
     wanted = None if verdict is None else Verdict(verdict)
-    builder = ReportBuilder(Filters(since_ns=since, verdict=wanted, process=process))
-    problems = read_all(events, builder)
+    filters = Filters(since_ns=since, verdict=wanted, process=process)
+    builder = ReportBuilder(filters)
+    judging = None if policy is None else _load(policy)
+    found = sort_inputs(inputs)
+    problems = [*found.problems, *_misfits(found, filters, has_policy=policy is not None)]
+    if found.events:
+        watched = WatchedEvents(builder, judging.detect if judging else None)
+        problems += read_all(found.events, watched)
+        watched.end()
+    if found.captures:
+        _audit_captures(found.captures, builder, judging, signatures, filters)
     report = builder.report()
-    if report.events or not problems:
+    if report.events or report.captures.count or not problems:
         _show(report, format_)
         if svg is not None:
             problems += _draw(report, svg)
     print_lines(problems)
     return EXIT_USAGE if problems else _judge(report, fail_on)
+
+
+def _misfits(found: Inputs, filters: Filters, *, has_policy: bool) -> list[str]:
+    """Return which options mean nothing for captures; those are then left out of *found*."""
+    if not found.captures:
+        return []
+    if filters.process is not None:
+        reason = "--process: expected event files, got captures, which do not tell of processes"
+    elif filters.verdict is not None and not has_policy:
+        reason = "--verdict: expected --policy with it, as captures have no verdicts of their own"
+    else:
+        return []
+    found.captures.clear()
+    return [reason]
+
+
+def _load(path: str) -> Policy:
+    # Slow to import, and seldom asked for.
+    from agentwall.policy.load import load_policy
+
+    return load_policy(path)
+
+
+def _audit_captures(
+    paths: Sequence[str],
+    builder: ReportBuilder,
+    policy: Policy | None,
+    signatures: Sequence[str],
+    filters: Filters,
+) -> None:
+    # Event files alone are read without signatures, and without all that reads captures.
+    from agentwall.cli.capture_audit import CaptureAudit
+
+    CaptureAudit(builder, policy=policy, signatures=signatures, filters=filters).read(paths)
 
 
 def _judge(report: AuditReport, fail_on: str) -> int:

@@ -21,13 +21,24 @@ import click
 
 from agentwall.cli.failures import EXIT_CANNOT_RUN, print_lines
 from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers
-from agentwall.errors import AgentwallError, KernelError, UnsupportedFeatureError
+from agentwall.detect.budget import BudgetError
+from agentwall.detect.judging import group_bits
+from agentwall.errors import (
+    AgentwallError,
+    HostError,
+    KernelError,
+    PolicyError,
+    UnsupportedFeatureError,
+)
 from agentwall.flow.record import SandboxKey
 from agentwall.host import state
 from agentwall.host.netns import netns_cookie
 from agentwall.host.resolver import advise_servers, read_resolv_conf
 from agentwall.host.roads import Road, find_roads
+from agentwall.host.signature_files import automaton_of, read_signatures
+from agentwall.host.sock_diag import try_destroying
 from agentwall.kernel import pins
+from agentwall.kernel.abi_scan import STATES
 from agentwall.kernel.cgroup2 import attachable, temporary_cgroup
 from agentwall.kernel.features import Feature, Group, State, survey
 from agentwall.kernel.libbpf import AttachType
@@ -103,6 +114,7 @@ def _examine() -> Checkup:
     if is_able:
         features.append(_try_wall())
     features += _name_features()
+    features += [_try_destroying(is_able), _try_signatures()]
     return Checkup(
         features=features,
         translators=_translators() if is_able else [],
@@ -149,6 +161,47 @@ def _name_features() -> Iterator[Feature]:
     except UnsupportedFeatureError as err:
         detail, found = str(err), State.MISSING
     yield Feature(name="netns cookie", group=Group.HOST, state=found, detail=detail, required=False)
+
+
+def _try_destroying(is_able: bool) -> Feature:
+    """Find out whether an application learns that its flow was cut for what it said."""
+    detail, found = "not tried: needs root", State.UNKNOWN
+    if is_able:
+        try:
+            try_destroying()
+            detail, found = "an application is told at once that its flow is cut", State.SUPPORTED
+        except HostError as err:
+            detail, found = f"applications hang whose flow is cut: {err}", State.MISSING
+    return Feature(
+        name="ending sockets",
+        group=Group.HOST,
+        state=found,
+        detail=detail,
+        required=False,
+        remedy="" if found is not State.MISSING else "a kernel with CONFIG_INET_DIAG_DESTROY",
+    )
+
+
+def _try_signatures() -> Feature:
+    """Find out whether the signatures of this host fit the kernel's table."""
+    try:
+        signatures = read_signatures()
+        group_bits(signatures)
+        automaton = automaton_of(signatures)
+        detail = f"{len(signatures.signatures)}, in {automaton.states} of {STATES} states"
+        found = State.SUPPORTED
+    except (PolicyError, BudgetError) as err:
+        detail, found = str(err), State.MISSING
+    return Feature(
+        name="signatures",
+        group=Group.HOST,
+        state=found,
+        detail=detail,
+        required=False,
+        remedy=""
+        if found is State.SUPPORTED
+        else "signatures that fit; without them no run starts",
+    )
 
 
 def _translators() -> list[ProgramInfo]:

@@ -11,8 +11,9 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,14 +24,16 @@ from agentwall.sinks.pretty import make_console
 
 _SHOW_PROGRESS_BYTES = 8 << 20
 _PROGRESS_EVERY = 5000
-_CAPTURE_MAGICS = (
+CAPTURE_MAGICS = (
     b"\xa1\xb2\xc3\xd4",
     b"\xd4\xc3\xb2\xa1",
     b"\xa1\xb2\x3c\x4d",
     b"\x4d\x3c\xb2\xa1",
+    b"\xa1\xb2\xcd\x34",
+    b"\x34\xcd\xb2\xa1",
     b"\x0a\x0d\x0d\x0a",
 )
-"""Of pcap in both byte orders and resolutions, and of pcapng."""
+"""Of pcap in both byte orders, all resolutions and with longer records, and of pcapng."""
 
 
 class Taker(Protocol):
@@ -73,10 +76,9 @@ def _read_one(path: str, taker: Taker) -> list[str]:
     name = "stdin" if path == "-" else path
     taker.begin(name)
     has_events = False
-    raw = io.FileIO(0, closefd=False) if path == "-" else io.FileIO(path)
-    with io.BufferedReader(raw, 1 << 20) as stream:
+    with _open(path) as stream:
         # A pcapng file begins with a line end, so the first line alone does not tell.
-        if stream.peek(4)[:4] in _CAPTURE_MAGICS:
+        if stream.peek(4)[:4] in CAPTURE_MAGICS:
             return [f"{name}: expected an event file, got a packet capture"]
         for item in _with_progress(read_log(stream, name), stream, name):
             if isinstance(item, LogError) and item.damage is Damage.UNREADABLE:
@@ -84,6 +86,16 @@ def _read_one(path: str, taker: Taker) -> list[str]:
             has_events = has_events or isinstance(item, LoggedEvent)
             taker.add(item)
     return [] if has_events else [f"{name}: expected events of agentwall run, got none"]
+
+
+@contextmanager
+def _open(path: str) -> Iterator[io.BufferedReader[io.FileIO]]:
+    if path == "-":
+        # Somebody may have looked at its first bytes: they are in this buffer.
+        yield cast("io.BufferedReader[io.FileIO]", sys.stdin.buffer)
+        return
+    with io.BufferedReader(io.FileIO(path), 1 << 20) as stream:
+        yield stream
 
 
 def _with_progress(

@@ -11,6 +11,7 @@ from agentwall.net.destination import describe_destination
 from agentwall.net.endpoint import Endpoint, NamedEndpoint, destination
 from agentwall.net.ports import describe, protocol_name
 from agentwall.net.reserved import innermost_block
+from agentwall.policy.detection import describe_looked_for, looked_for
 from agentwall.policy.evaluate import Decision, evaluate, evaluate_name, loopback_scope
 from agentwall.policy.explain import describe_terms, labels_below, permit_line, suggest
 from agentwall.policy.model import Loopback, Policy
@@ -93,6 +94,8 @@ def as_lines(found: Explanation) -> Iterator[str]:
         yield f"  terms   {describe_terms(decision.terms)}"
     if decision.rule is not None and decision.rule.note:
         yield f"  note    {decision.rule.note}"
+    if _is_looked_into(decision):
+        yield f"  detect  {describe_looked_for(found.policy, decision.rule)}"
     if decision.verdict is Verdict.DENY:
         yield f"  permit  {_suggestion(found)}"
     if found.question is not None:
@@ -127,6 +130,8 @@ def as_json(found: Explanation) -> dict[str, object]:
         "labels": _labels(decision) if decision.pattern else None,
         "terms": _terms(decision),
         "proxy": decision.is_proxy,
+        "detect": _detect(found),
+        "except": list(decision.rule.excepts) if decision.rule else [],
         "question": _question(found.question) if found.question else None,
         "permit": _permit(found),
         "note": _note(found),
@@ -148,6 +153,18 @@ def _terms(decision: Decision) -> dict[str, str] | None:
     if decision.terms is None:
         return None
     return dict(term.split(": ") for term in describe_terms(decision.terms).split(", "))
+
+
+def _is_looked_into(decision: Decision) -> bool:
+    """Say whether something is looked for in the flow; on loopback and in questions nothing is."""
+    return decision.verdict is Verdict.ALLOW and decision.code is ReasonCode.RULE
+
+
+def _detect(found: Explanation) -> dict[str, str] | None:
+    if not _is_looked_into(found.decision):
+        return None
+    classes = looked_for(found.policy, found.decision.rule)
+    return {cls.value: response.value for cls, response in classes.items()}
 
 
 def _question(decision: QuestionDecision) -> dict[str, object]:

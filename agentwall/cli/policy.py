@@ -13,15 +13,19 @@ from rich.text import Text
 from agentwall.cli import failures
 from agentwall.cli.explanation import Explanation, as_json, as_lines, cause
 from agentwall.cli.learn import learn
+from agentwall.detect.judging import known_groups
 from agentwall.errors import PolicyError
 from agentwall.flow.verdict import Direction, Verdict
+from agentwall.host.signature_text import is_signature_file
 from agentwall.net.destination import describe_destination, parse_target
 from agentwall.net.endpoint import NamedEndpoint
 from agentwall.policy.evaluate import Decision, evaluate, evaluate_name, loopback_scope
 from agentwall.policy.lint import lint_policy
+from agentwall.policy.lint_detect import dialect_warnings
 from agentwall.policy.load import load_policy
 from agentwall.policy.model import Policy, PolicyTest
 from agentwall.policy.schema import json_schema
+from agentwall.policy.warning import LintWarning
 from agentwall.sinks.escape import printable
 
 EXIT_FINDING = 1
@@ -43,21 +47,47 @@ policy.add_command(learn)
 def check(files: tuple[str, ...], strict: bool) -> int:
     """Load policies and warn about what they hardly mean to say.
 
-    Exits with 2 if one is invalid.
+    A file of signatures is checked as such, with its examples. Exits with 2 if one is invalid.
     """
     code = 0
     for path in files:
+        if is_signature_file(path):
+            # Its module needs NumPy and the compiler, which policies do without.
+            from agentwall.cli.signature import check_file
+
+            code = max(code, check_file(path))
+            continue
         loaded = _load(path)
         if loaded is None:
             code = failures.EXIT_USAGE
             continue
-        warnings = lint_policy(loaded)
+        try:
+            warnings = (*lint_policy(loaded), *_about_dialects(loaded))
+        except PolicyError as err:
+            failures.report(err)
+            code = failures.EXIT_USAGE
+            continue
         for warning in warnings:
             _say(str(warning), "yellow", err=True)
         if warnings and strict:
             code = max(code, EXIT_FINDING)
         _say(f"{path}: {_summary(loaded)}", "")
     return code
+
+
+def _about_dialects(loaded: Policy) -> Iterator[LintWarning]:
+    """Yield warnings that need the signatures, which are read only if a rule excepts a dialect.
+
+    Raises:
+        PolicyError: A signature file in force is invalid.
+    """
+    rules = loaded.allow + loaded.inbound
+    if not any("/" in entry for rule in rules for entry in rule.excepts):
+        return
+    # As above: policies without such exceptions need neither NumPy nor the compiler.
+    from agentwall.host.signature_files import read_signatures
+
+    yield from dialect_warnings(loaded, known_groups(read_signatures()))
 
 
 def _summary(loaded: Policy) -> str:
@@ -70,7 +100,9 @@ def _summary(loaded: Policy) -> str:
             ("tests", loaded.tests),
         )
     )
-    return f"valid ({', '.join(counts)})"
+    excepting = sum(1 for rule in loaded.allow + loaded.inbound if rule.excepts)
+    noted = f", {excepting} with exceptions" if excepting else ""
+    return f"valid ({', '.join(counts)}{noted})"
 
 
 @policy.command()

@@ -18,8 +18,8 @@ from agentwall.cli import failures
 from agentwall.daemon.leftovers import find_leftovers
 from agentwall.daemon.plan import RunRequest, describe_coverage
 from agentwall.daemon.run import Outcome, run_sandbox
-from agentwall.engine.severity import Severity
 from agentwall.errors import AgentwallError
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Mode
 from agentwall.host.capabilities import parse_capability
 from agentwall.host.descriptors import judge_descriptors
@@ -70,6 +70,12 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--mode", type=click.Choice([mode.value for mode in Mode]), help="Instead of the policy's."
 )
+@click.option(
+    "--signatures",
+    metavar="PATH",
+    multiple=True,
+    help="More signatures: a file, or a directory of them.",
+)
 @click.option("--user", metavar="U", help="Run as this user: a name or a number.")
 @click.option(
     "--label",
@@ -116,6 +122,7 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 def run(
     policy: str | None,
     mode: str | None,
+    signatures: tuple[str, ...],
     user: str | None,
     labels: dict[str, str],
     events: str | None,
@@ -137,9 +144,9 @@ def run(
     sys.excepthook = _end_as_agentwall
     console = Console(sys.stderr, quiet=quiet)
     try:
-        # First, while no descriptor is agentwall's own.
-        inherited = judge_descriptors(keep_fds)
         request = RunRequest(
+            # First, while no descriptor is agentwall's own.
+            inherited=judge_descriptors(keep_fds),
             argv=command,
             environment=dict(os.environ),
             policy=_load(policy),
@@ -147,11 +154,11 @@ def run(
             identity=resolve_identity(user, os.environ),
             labels=labels,
             kept_capabilities=tuple(dict.fromkeys(map(parse_capability, keep_caps))),
-            inherited=inherited,
             events=events,
             report=report,
             requires_full=require_full,
             kept_sockets=keep_sockets,
+            signatures=signatures,
         )
         _name_leftovers(console)
         outcome = run_sandbox(request, console)
@@ -161,8 +168,7 @@ def run(
     except OSError as err:
         failures.print_lines([str(err)])
         return EXIT_AGENTWALL
-    _summarise(console, outcome, command[0])
-    return _exit_code(outcome, fail_on)
+    return _conclude(console, outcome, command[0], fail_on)
 
 
 def _end_as_agentwall(
@@ -189,7 +195,7 @@ def _name_leftovers(console: Console) -> None:
         )
 
 
-def _summarise(console: Console, outcome: Outcome, program: str) -> None:
+def _conclude(console: Console, outcome: Outcome, program: str, fail_on: str) -> int:
     if outcome.ending.not_executed:
         failures.print_lines([f"{program}: {outcome.ending.not_executed}"])
     notes = [f"coverage: {describe_coverage(outcome.coverage)}"]
@@ -200,6 +206,7 @@ def _summarise(console: Console, outcome: Outcome, program: str) -> None:
     notes.append(f"events: {outcome.events}")
     console.summary(notes)
     failures.print_lines(outcome.problems)
+    return _exit_code(outcome, fail_on)
 
 
 def _exit_code(outcome: Outcome, fail_on: str) -> int:

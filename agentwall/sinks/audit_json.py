@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 from agentwall.flow.record import GapRecord
-from agentwall.flow.verdict import Reason
 from agentwall.net.ports import protocol_name
 from agentwall.sinks.event_json import (
     encode_endpoint,
     encode_process,
     encode_question,
+    encode_reason,
+    encode_remote,
     encode_sandbox,
 )
 from agentwall.sinks.eventlog import LogError
 from agentwall.sinks.report_rows import (
     AuditReport,
     Bucket,
-    Finding,
+    CaptureFlaw,
+    FindingRow,
+    FlowEnds,
     FlowRow,
     ProcessRow,
     SandboxRow,
@@ -31,9 +34,11 @@ def encode_report(report: AuditReport) -> dict[str, object]:
     """Return *report* as a JSON document; docs/event-schema.md describes the rows."""
     return {
         "schema": SCHEMA,
-        "captures": 0,
+        "captures": report.captures.count,
         "events": report.events,
         "severity": report.severity.label,
+        "packets": report.captures.packets,
+        "conversations": report.captures.conversations,
         "totals": _totals(report.totals),
         "denials": [_flow(row) for row in report.denials],
         "findings": [_finding(finding) for finding in report.findings],
@@ -61,12 +66,12 @@ def _totals(totals: Totals) -> dict[str, object]:
             "denials": totals.unlisted_denials,
             "permitted": totals.unlisted_permitted,
             "errors": totals.unlisted_errors,
+            "findings": totals.unlisted_findings,
         },
     }
 
 
 def _flow(row: FlowRow) -> dict[str, object]:
-    remote = encode_endpoint(row.remote)
     return {
         "severity": row.severity.label,
         "verdict": row.verdict.value,
@@ -75,12 +80,12 @@ def _flow(row: FlowRow) -> dict[str, object]:
         "pids": list(row.pids),
         "direction": row.direction.value,
         "protocol": protocol_name(row.protocol),
-        "remote": None if remote is None else {**remote, "name": row.name},
+        "remote": encode_remote(row.remote, row.name),
         "port": row.port,
         "addresses": [str(address) for address in row.addresses],
         "claimed": encode_endpoint(row.claimed),
         "question": encode_question(row.question),
-        "reason": _reason(row.reason),
+        "reason": encode_reason(row.reason),
         "hooks": [hook.value for hook in row.hooks],
         "errno": row.errno,
         "socket_type": row.socket_type,
@@ -94,26 +99,40 @@ def _flow(row: FlowRow) -> dict[str, object]:
     }
 
 
-def _reason(reason: Reason) -> dict[str, object]:
+def _finding(row: FindingRow) -> dict[str, object]:
     return {
-        "code": reason.code.value,
-        "rule": reason.rule,
-        "file": reason.file,
-        "line": reason.line,
+        "source": row.source,
+        "class": row.kind,
+        "signature": row.signature,
+        "dialect": row.dialect,
+        "severity": row.severity.label,
+        "confidence": row.confidence.value if row.confidence else None,
+        "stage": row.stage.value if row.stage else None,
+        "flow": _ends(row.flow) if row.flow else None,
+        "at": _time(row.at_ns),
+        "last": _time(row.last_ns),
+        "count": row.count,
+        "verdict": row.verdict.value if row.verdict else None,
+        "response": row.response,
+        "reason": encode_reason(row.reason) if row.reason else None,
+        "bytes_left": row.bytes_left,
+        "sandbox": row.sandbox,
+        "process": encode_process(row.process),
+        "evidence": dict(row.evidence),
+        "remedy": row.remedy,
     }
 
 
-def _finding(finding: Finding) -> dict[str, object]:
+def _ends(flow: FlowEnds) -> dict[str, object]:
     return {
-        "source": finding.source,
-        "class": finding.kind,
-        "signature": None,
-        "dialect": None,
-        "severity": finding.severity.label,
-        "confidence": None,
-        "flow": None,
-        "at": _time(finding.at_ns),
-        "evidence": finding.evidence,
+        "direction": flow.direction.value,
+        "protocol": protocol_name(flow.protocol),
+        "local": encode_endpoint(flow.local),
+        "remote": encode_remote(flow.remote, flow.name),
+        "begin": _time(flow.begin_ns),
+        "end": _time(flow.end_ns),
+        "bytes_out": flow.bytes_out,
+        "bytes_in": flow.bytes_in,
     }
 
 
@@ -165,7 +184,16 @@ def _gap(gap: GapRecord) -> dict[str, object]:
     }
 
 
-def _error(error: LogError) -> dict[str, object]:
+def _error(error: LogError | CaptureFlaw) -> dict[str, object]:
+    if isinstance(error, CaptureFlaw):
+        return {
+            "source": error.source,
+            "line": None,
+            "offset": error.offset,
+            "damage": "capture",
+            "severity": error.severity.label,
+            "problem": error.problem,
+        }
     return {
         "source": error.source,
         "line": error.line,

@@ -7,12 +7,13 @@ and gives up silently when nobody reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO
 
-from agentwall.flow.record import FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.describe import (
+    NOT_DECODED,
     NOT_LEARNED,
     describe_bytes,
     describe_count,
@@ -22,15 +23,19 @@ from agentwall.sinks.describe import (
     describe_verdict,
 )
 from agentwall.sinks.escape import printable
+from agentwall.sinks.finding_words import describe_kind, detection_line
+from agentwall.sinks.findings import detection_key
 from agentwall.sinks.flow_keys import flow_key, is_totals
 from agentwall.sinks.remedy import remedy_for
 from agentwall.sinks.targets import record_target
 
 PREFIX = "agentwall: "
 MAX_LINES = 200
-"""Distinct denials that get a line of their own; the event file has them all."""
+"""Distinct denials and detections that get a line of their own; the event file has them all."""
+MAX_KINDS = 64
+"""Kinds of detections that the sums name."""
 MAX_DISTINCT = 20_000
-"""Denials told apart; memory stays bounded."""
+"""Of each told apart; memory stays bounded."""
 
 
 class Console:
@@ -41,6 +46,7 @@ class Console:
         self._stream = stream
         self._is_open = not quiet
         self._distinct: set[int] = set()
+        self._distinct_detections: set[int] = set()
         self._printed = 0
         self.denied = 0
         self.would_denied = 0
@@ -51,20 +57,28 @@ class Console:
         self.lost = 0
         self.not_learned = 0
         """Addresses in DNS answers that found no room."""
+        self.not_decoded = 0
+        """Packets that no decoder saw."""
+        self._detected: dict[str, list[int]] = {}
+        """How often each kind was told of, and how often of that it was cut off."""
 
     def write(self, record: Record) -> None:
-        """Count *record*, and print it if it is a denial not seen before."""
+        """Count *record*, and print it if it is a denial or detection not seen before."""
         match record:
             case FlowRecord():
                 self._write_flow(record)
             case GapRecord() if record.where == NOT_LEARNED:
                 self.not_learned += record.lost
+            case GapRecord() if record.where == NOT_DECODED:
+                self.not_decoded += record.lost
             case GapRecord():
                 self.lost += record.lost
             case StateRecord():
                 if record.state == "damaged":
                     what = record.detail.get("what", "unknown")
                     self.say(f"the wall is damaged: {what}")
+            case DetectionRecord():
+                self._write_detection(record)
 
     def flush(self) -> None:
         """Push out what the stream holds back."""
@@ -105,12 +119,21 @@ class Console:
         parts.append(f"{describe_bytes(self.bytes_out)} out")
         parts.append(f"{describe_bytes(self.bytes_in)} in")
         lines = [", ".join(parts)]
+        if self._detected:
+            lines.append(f"detected: {', '.join(self._detected_words())}")
         if self.lost:
             lines.append(f"{describe_count(self.lost, 'event')} lost")
         if self.not_learned:
             count = describe_count(self.not_learned, "address", "addresses")
             lines.append(f"names: {count} not learned")
+        if self.not_decoded:
+            lines.append(f"decoders: {describe_count(self.not_decoded, 'packet')} not seen")
         return lines
+
+    def _detected_words(self) -> Iterable[str]:
+        for kind, (count, cut) in self._detected.items():
+            more = f", {cut} cut off" if cut else ""
+            yield f"{kind} {count} {'time' if count == 1 else 'times'}{more}"
 
     def _write_flow(self, record: FlowRecord) -> None:
         if is_totals(record):
@@ -124,15 +147,28 @@ class Console:
                 self.would_denied += record.count
             self._write_denial(record)
 
+    def _write_detection(self, record: DetectionRecord) -> None:
+        finding = record.finding
+        kind = describe_kind(finding.cls.value, finding.dialect)
+        if kind in self._detected or len(self._detected) < MAX_KINDS:
+            counts = self._detected.setdefault(kind, [0, 0])
+            counts[0] += 1
+            counts[1] += record.verdict is Verdict.DENY
+        key = detection_key(record)
+        self._write_once(self._distinct_detections, key, lambda: detection_line(record))
+
     def _write_denial(self, record: FlowRecord) -> None:
         # The hash stands for the key: a sandbox can make the keys long, not the set large.
         key = hash(flow_key(record))
-        if key in self._distinct or len(self._distinct) >= MAX_DISTINCT:
+        self._write_once(self._distinct, key, lambda: denial_line(record))
+
+    def _write_once(self, seen: set[int], key: int, line: Callable[[], str]) -> None:
+        if key in seen or len(seen) >= MAX_DISTINCT:
             return
-        self._distinct.add(key)
+        seen.add(key)
         self._printed += 1
         if self._printed <= MAX_LINES:
-            self.say(denial_line(record))
+            self.say(line())
         elif self._printed == MAX_LINES + 1:
             self.say("more denials follow; the event file has them, the summary counts them")
 

@@ -60,10 +60,16 @@ _REASONS = {
     ReasonCode.ECH: "TLS with an encrypted hello, where names decide",
     ReasonCode.QUIC: "QUIC, where names decide",
     ReasonCode.PROXY_TARGET: "no rule permits what the proxy is asked for",
+    ReasonCode.SIGNATURE: "what is said matches a signature",
+    ReasonCode.UNREADABLE: "what is said could change after it was read, or go another way",
 }
 
 NOT_LEARNED = "names"
 """The place of gaps that are about addresses in DNS answers, not about events."""
+NOT_DECODED = "excerpts"
+"""The place of gaps that are about bytes of flows for the decoders, not about events."""
+NOT_RECORDS = frozenset({NOT_LEARNED, NOT_DECODED})
+"""The places of gaps in which no record is missing."""
 
 _LOSSES = {
     "denials": "reports of denials: the kernel's ring was full",
@@ -72,6 +78,7 @@ _LOSSES = {
     "decode": "events the kernel sent in a form nobody could read",
     "event-file": "events that could not be written to the event file",
     NOT_LEARNED: "addresses not learned: no room for them, or too many for one name",
+    NOT_DECODED: "packets that no decoder saw: the kernel's ring was full",
 }
 
 

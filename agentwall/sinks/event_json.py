@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentwall.flow.record import (
+    DetectionRecord,
     FlowRecord,
     GapRecord,
     Process,
@@ -19,6 +20,7 @@ from agentwall.flow.record import (
     Sandbox,
     StateRecord,
 )
+from agentwall.flow.verdict import Reason
 from agentwall.net.endpoint import Endpoint
 from agentwall.net.ports import protocol_name
 from agentwall.sinks.escape import without_surrogates
@@ -73,6 +75,8 @@ def encode(event: LoggedEvent) -> dict[str, object]:
             head.update(where=record.where, lost=record.lost)
         case StateRecord():
             head.update(state=record.state, detail=dict(record.detail))
+        case DetectionRecord():
+            head.update(_encode_detection(record))
     head["prev"] = event.prev
     return head
 
@@ -85,6 +89,8 @@ def _kind(record: Record) -> str:
             return "gap"
         case StateRecord():
             return "state"
+        case DetectionRecord():
+            return "detection"
 
 
 def encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
@@ -93,22 +99,16 @@ def encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
 
 
 def _encode_flow(record: FlowRecord) -> dict[str, object]:
-    reason = record.reason
     return {
         "process": encode_process(record.process),
         "direction": record.direction.value,
         "protocol": protocol_name(record.protocol),
         "local": encode_endpoint(record.local),
-        "remote": _encode_remote(record.remote, record.name),
+        "remote": encode_remote(record.remote, record.name),
         "claimed": encode_endpoint(record.claimed),
         "question": encode_question(record.question),
         "verdict": record.verdict.value,
-        "reason": {
-            "code": reason.code.value,
-            "rule": reason.rule,
-            "file": reason.file,
-            "line": reason.line,
-        },
+        "reason": encode_reason(record.reason),
         "hook": record.hook.value,
         "errno": record.errno,
         "socket_type": record.socket_type,
@@ -116,6 +116,38 @@ def _encode_flow(record: FlowRecord) -> dict[str, object]:
         "bytes_in": record.bytes_in,
         "duration_ns": record.duration_ns,
         "count": record.count,
+    }
+
+
+def _encode_detection(record: DetectionRecord) -> dict[str, object]:
+    finding = record.finding
+    return {
+        "class": finding.cls.value,
+        "signature": finding.signature,
+        "dialect": finding.dialect,
+        "severity": finding.severity.label,
+        "confidence": finding.confidence.value,
+        "stage": finding.stage.value,
+        "response": record.response,
+        "verdict": record.verdict.value,
+        "evidence": dict(finding.evidence),
+        "bytes_left": record.bytes_left,
+        "process": encode_process(record.process),
+        "direction": record.direction.value,
+        "protocol": protocol_name(record.protocol),
+        "local": encode_endpoint(record.local),
+        "remote": encode_remote(record.remote, record.name),
+        "reason": encode_reason(record.reason),
+    }
+
+
+def encode_reason(reason: Reason) -> dict[str, object]:
+    """Return *reason* as JSON values."""
+    return {
+        "code": reason.code.value,
+        "rule": reason.rule,
+        "file": reason.file,
+        "line": reason.line,
     }
 
 
@@ -149,7 +181,8 @@ def encode_question(question: Question | None) -> dict[str, object] | None:
     return {"name": question.name, "type": kind}
 
 
-def _encode_remote(remote: Endpoint | None, name: str | None) -> dict[str, object] | None:
+def encode_remote(remote: Endpoint | None, name: str | None) -> dict[str, object] | None:
+    """Return *remote* with the *name* it is known under as JSON values, null for None."""
     found = encode_endpoint(remote)
     return None if found is None else {**found, "name": name}
 

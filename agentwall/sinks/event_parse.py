@@ -15,7 +15,9 @@ from ipaddress import ip_address
 from typing import NoReturn, TypeVar, cast
 
 from agentwall.errors import AgentwallError
+from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
 from agentwall.flow.record import (
+    DetectionRecord,
     FlowRecord,
     GapRecord,
     Process,
@@ -25,6 +27,7 @@ from agentwall.flow.record import (
     Sandbox,
     StateRecord,
 )
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint, IPAddress
 from agentwall.net.ports import protocol_name
@@ -36,6 +39,7 @@ _Document = Mapping[str, object]
 _Choice = TypeVar("_Choice", bound=enum.Enum)
 _LAST_U64 = 0xFFFF_FFFF_FFFF_FFFF
 _PROTOCOLS = {protocol_name(number): number for number in range(256)}
+_SEVERITIES = {severity.label: severity for severity in Severity}
 
 
 class EventFormatError(AgentwallError, ValueError):
@@ -102,15 +106,13 @@ def _record(document: _Document) -> Record:
             state=_text(document, "state"),
             detail=_object(document, "detail"),
         )
-    raise UnknownSchemaError(f"kind: expected flow, gap or state, got {_brief(kind)}")
+    if kind == "detection":
+        return _detection(document, sandbox, time_ns, mono_ns)
+    raise UnknownSchemaError(f"kind: expected flow, detection, gap or state, got {_brief(kind)}")
 
 
 def _flow(document: _Document, sandbox: Sandbox, time_ns: int, mono_ns: int) -> FlowRecord:
-    protocol_text = _text(document, "protocol")
-    protocol = _PROTOCOLS.get(protocol_text)
-    if protocol is None:
-        _fail("protocol", "tcp, udp, icmp, icmp6 or ip/N", protocol_text)
-    remote = document.get("remote")
+    protocol = _protocol(document)
     return FlowRecord(
         sandbox=sandbox,
         time_ns=time_ns,
@@ -130,9 +132,59 @@ def _flow(document: _Document, sandbox: Sandbox, time_ns: int, mono_ns: int) -> 
         bytes_in=_optional_number(document, "bytes_in"),
         duration_ns=_optional_number(document, "duration_ns"),
         count=_number(document, "count"),
-        name=_optional_text(remote, "name") if isinstance(remote, dict) else None,
+        name=_name(document),
         question=_question(document),
     )
+
+
+def _detection(
+    document: _Document, sandbox: Sandbox, time_ns: int, mono_ns: int
+) -> DetectionRecord:
+    protocol = _protocol(document)
+    return DetectionRecord(
+        sandbox=sandbox,
+        time_ns=time_ns,
+        mono_ns=mono_ns,
+        process=_process(document),
+        finding=_finding(document),
+        verdict=_choice(document, "verdict", Verdict),
+        response=_text(document, "response"),
+        direction=_choice(document, "direction", Direction),
+        protocol=protocol,
+        local=_endpoint(document, "local", protocol),
+        remote=_endpoint(document, "remote", protocol),
+        name=_name(document),
+        reason=_reason(_object(document, "reason")),
+        bytes_left=_optional_number(document, "bytes_left"),
+    )
+
+
+def _finding(document: _Document) -> Finding:
+    severity = _SEVERITIES.get(_text(document, "severity"))
+    if severity is None:
+        _fail("severity", "one of " + ", ".join(_SEVERITIES), document["severity"])
+    return Finding(
+        cls=_choice(document, "class", DetectionClass),
+        signature=_text(document, "signature"),
+        dialect=_text(document, "dialect"),
+        severity=severity,
+        confidence=_choice(document, "confidence", Confidence),
+        stage=_choice(document, "stage", Stage),
+        evidence=_object(document, "evidence"),
+    )
+
+
+def _protocol(document: _Document) -> int:
+    text = _text(document, "protocol")
+    protocol = _PROTOCOLS.get(text)
+    if protocol is None:
+        _fail("protocol", "tcp, udp, icmp, icmp6 or ip/N", text)
+    return protocol
+
+
+def _name(document: _Document) -> str | None:
+    remote = document.get("remote")
+    return _optional_text(remote, "name") if isinstance(remote, dict) else None
 
 
 def _sandbox(document: _Document) -> Sandbox:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from agentwall.engine.severity import Severity
 from agentwall.flow.record import StateRecord
+from agentwall.flow.severity import Severity
 from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent
 from agentwall.sinks.event_parse import EventFormatError, UnknownSchemaError, parse_line
 

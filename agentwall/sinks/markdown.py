@@ -15,18 +15,32 @@ from agentwall.sinks.describe import (
     describe_duration,
     describe_loss,
     describe_moment,
-    describe_name,
     describe_place,
     describe_program,
     describe_reason,
 )
 from agentwall.sinks.escape import escape, printable
-from agentwall.sinks.report_rows import AuditReport
+from agentwall.sinks.finding_groups import collapse_findings
+from agentwall.sinks.finding_words import (
+    describe_kind,
+    finding_grounds,
+    finding_remedy,
+    findings_of,
+    group_flow,
+    group_outcome,
+    group_who,
+    wall_words,
+)
+from agentwall.sinks.report_rows import WALL, AuditReport
 from agentwall.sinks.row_words import (
+    errors_title,
+    findings_words,
     group_permit,
     group_process,
     group_target,
+    nothing_denied,
     period_words,
+    program_name,
     row_outcome,
     row_target,
     sandbox_command,
@@ -38,6 +52,8 @@ from agentwall.sinks.row_words import (
 from agentwall.sinks.scans import RowGroup, collapse
 
 MAX_ROWS = 200
+MAX_CELL = 400
+"""Characters of each piece of evidence."""
 _UNSAFE = str.maketrans({character: escape(character) for character in "`|"})
 
 
@@ -56,24 +72,59 @@ def _document(report: AuditReport) -> Iterator[str]:
     yield "# agentwall audit"
     yield ""
     yield code(sources_words(report)) + "  "
-    words = totals_words(report.totals, len(report.denials))
-    yield ", ".join(phrase for _, phrase in words) + "  "
+    words = [findings_words(report)]
+    if report.is_judged:
+        words += [phrase for _, phrase in totals_words(report.totals, len(report.denials))]
+    yield ", ".join(filter(None, words)) + "  "
     yield period_words(report.totals)
     for row in report.sandboxes[:MAX_ROWS]:
         yield f"- sandbox {code(row.sandbox.id)}: {', '.join(map(code, sandbox_words(row)))}"
         if row.command:
             yield f"  - command {code(sandbox_command(row))}"
         yield from (f"  - open: {code(road)}" for road in row.open_roads)
-    yield from _denials(report)
+    yield from _findings(report)
+    if report.is_judged:
+        yield from _denials(report)
     yield from _notes(report)
     yield from _permitted(report)
     yield from _processes(report)
     yield from _timeline(report)
 
 
+def _findings(report: AuditReport) -> Iterator[str]:
+    rows = findings_of(report)
+    if not rows:
+        if report.captures.count:
+            yield from ("", "Nothing was found.")
+        return
+    groups = collapse_findings(rows)
+    cells = (
+        (
+            group.first.severity.label,
+            str(group.count),
+            _below(
+                describe_kind(group.first.kind, group.first.dialect),
+                group_flow(group),
+                group_outcome(group),
+            ),
+            _below(*group_who(group)),
+            _below(*finding_grounds(group.first, MAX_CELL)),
+            code(finding_remedy(group.first)),
+        )
+        for group in groups[:MAX_ROWS]
+    )
+    names = ("Severity", "Times", "What and where", "Who", "Why", "What would let it pass")
+    yield from _table("Found", names, cells)
+    yield from _note(unlisted_words(MAX_ROWS, len(groups), report.totals.unlisted_findings))
+
+
+def _below(*lines: str) -> str:
+    return "<br>".join(code(line) for line in lines if line) or "-"
+
+
 def _denials(report: AuditReport) -> Iterator[str]:
     if not report.denials:
-        yield from ("", "Nothing was denied.")
+        yield from ("", f"{nothing_denied(report)}.")
         return
     groups = collapse(report.denials)
     rows = (
@@ -93,13 +144,14 @@ def _denials(report: AuditReport) -> Iterator[str]:
 
 
 def _notes(report: AuditReport) -> Iterator[str]:
-    if report.findings:
+    walls = [row for row in report.findings if row.kind == WALL]
+    if walls:
         yield from ("", "## The wall itself", "")
-        for finding in report.findings[:MAX_ROWS]:
-            moment = describe_moment(finding.at_ns)
-            yield f"- {finding.severity.label}: {moment} {code(finding.evidence)}"
+        for row in walls[:MAX_ROWS]:
+            moment = describe_moment(row.at_ns or 0)
+            yield f"- {row.severity.label}: {moment} {code(wall_words(row))}"
     if report.errors:
-        yield from ("", "## The event log is damaged or incomplete", "")
+        yield from ("", f"## {errors_title(report)}", "")
         for error in report.errors[:MAX_ROWS]:
             yield f"- {error.severity.label}: {code(str(error))}"
         yield from _note(
@@ -140,7 +192,7 @@ def _processes(report: AuditReport) -> Iterator[str]:
         return
     rows = (
         (
-            code(f"{describe_name(row.process)} {describe_program(row.process)}"),
+            code(f"{program_name(row)} {describe_program(row.process)}"),
             str(row.denied),
             str(row.permitted),
             str(row.destinations),

@@ -4,36 +4,47 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import IO
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from agentwall.engine.severity import Severity, severity_of
-from agentwall.flow.verdict import Verdict
+from agentwall.engine.severity import severity_of
 from agentwall.sinks.describe import (
     describe_bytes,
     describe_clock,
     describe_duration,
     describe_loss,
     describe_moment,
-    describe_name,
     describe_place,
     describe_process,
     describe_program,
     describe_reason,
 )
 from agentwall.sinks.escape import printable, shorten
-from agentwall.sinks.report_rows import AuditReport, Bucket, FlowRow
+from agentwall.sinks.finding_words import findings_of, wall_words
+from agentwall.sinks.pretty_findings import findings_section
+from agentwall.sinks.pretty_parts import (
+    SEVERITY_STYLES,
+    VERDICT_STYLES,
+    item,
+    lines,
+    remark,
+    table,
+    title,
+)
+from agentwall.sinks.report_rows import WALL, AuditReport, Bucket, FlowRow
 from agentwall.sinks.row_words import (
+    client_name,
+    errors_title,
+    findings_words,
     group_permit,
     group_process,
     group_target,
+    nothing_denied,
     period_words,
+    program_name,
     row_outcome,
     row_target,
     sandbox_command,
@@ -53,23 +64,6 @@ PIPE_WIDTH = 120
 _NARROW = 90
 """Below so many columns the cells of a row stand below each other."""
 _BAR = 16
-
-_SEVERITY_STYLES = {
-    Severity.INFO: "dim",
-    Severity.LOW: "yellow",
-    Severity.MEDIUM: "bold yellow",
-    Severity.HIGH: "bold red",
-    Severity.CRITICAL: "bold white on red",
-}
-_VERDICT_STYLES = {
-    Verdict.ALLOW: "green",
-    Verdict.DENY: "bold red",
-    Verdict.WOULD_DENY: "bold yellow",
-    None: "",
-}
-
-_Line = tuple[str, str]
-"""Text that is safe already, and its style."""
 
 
 def make_console(stream: IO[str], *, width: int | None = None, record: bool = False) -> Console:
@@ -103,17 +97,19 @@ def format_plain(report: AuditReport, encoding: str, width: int = PIPE_WIDTH) ->
     return "".join(f"{line.rstrip()}\n" for line in stream)
 
 
-def export_svg(report: AuditReport, *, title: str = "agentwall audit", width: int = 120) -> str:
+def export_svg(report: AuditReport, *, name: str = "agentwall audit", width: int = 120) -> str:
     """Return *report* as an SVG picture of a terminal."""
     console = make_console(io.StringIO(), width=width, record=True)
     print_report(report, console)
-    return console.export_svg(title=title)
+    return console.export_svg(title=name)
 
 
 def _sections(report: AuditReport, options: ConsoleOptions) -> Iterable[RenderableType]:
     is_narrow = options.max_width < _NARROW
     yield _head(report)
-    yield from _denials(report, is_narrow)
+    yield from findings_section(report, is_narrow)
+    if report.is_judged:
+        yield from _denials(report, is_narrow)
     yield from _notes(report)
     yield from _permitted(report, is_narrow)
     yield from _processes(report)
@@ -121,109 +117,113 @@ def _sections(report: AuditReport, options: ConsoleOptions) -> Iterable[Renderab
 
 
 def _head(report: AuditReport) -> RenderableType:
-    phrases = [
-        Text(words, style=_VERDICT_STYLES[verdict])
-        for verdict, words in totals_words(report.totals, len(report.denials))
-    ]
-    lines = [Text(sources_words(report), style="bold"), Text("  ").join(phrases)]
+    phrases = []
+    if found := findings_words(report):
+        phrases.append(Text(found, style="bold red" if findings_of(report) else "green"))
+    if report.is_judged:
+        phrases += [
+            Text(words, style=VERDICT_STYLES[verdict])
+            for verdict, words in totals_words(report.totals, len(report.denials))
+        ]
+    shown = [Text(sources_words(report), style="bold"), Text("  ").join(phrases)]
     if period := period_words(report.totals):
-        lines.append(Text(period, style="dim"))
+        shown.append(Text(period, style="dim"))
     for row in report.sandboxes[:MAX_OTHERS]:
         line = Text("sandbox ").append(shorten(printable(row.sandbox.id), 60), style="bold")
         for words in sandbox_words(row):
             line.append(f"  {words}", style="yellow" if words == "coverage partial" else "")
-        lines.append(line)
+        shown.append(line)
         if command := sandbox_command(row):
-            lines.append(Text(f"  command: {command}", style="dim"))
-        lines += [Text(f"  open: {printable(road)}", style="yellow") for road in row.open_roads]
+            shown.append(Text(f"  command: {command}", style="dim"))
+        shown += [Text(f"  open: {printable(road)}", style="yellow") for road in row.open_roads]
     if note := unlisted_words(MAX_OTHERS, len(report.sandboxes), 0):
-        lines.append(Text(note, style="dim"))
-    return Group(*lines)
+        shown.append(Text(note, style="dim"))
+    return Group(*shown)
 
 
 def _denials(report: AuditReport, is_narrow: bool) -> Iterable[RenderableType]:
     if not report.denials:
-        yield _title("Nothing was denied", "green")
+        yield title(nothing_denied(report), "green")
         return
-    yield _title("Denied", "bold red")
-    table = _table()
-    table.add_column("Severity", no_wrap=True)
-    table.add_column("Times", justify="right", no_wrap=True)
+    yield title("Denied", "bold red")
+    shown = table()
+    shown.add_column("Severity", no_wrap=True)
+    shown.add_column("Times", justify="right", no_wrap=True)
     if is_narrow:
-        table.add_column("What, who and why", ratio=1, overflow="fold")
+        shown.add_column("What, who and why", ratio=1, overflow="fold")
     else:
-        table.add_column("What and where to", ratio=6, overflow="fold")
-        table.add_column("Who", ratio=4, overflow="fold")
-        table.add_column("Why, and what would permit it", ratio=10, overflow="fold")
+        shown.add_column("What and where to", ratio=6, overflow="fold")
+        shown.add_column("Who", ratio=4, overflow="fold")
+        shown.add_column("Why, and what would permit it", ratio=10, overflow="fold")
     several = len({row.sandbox for row in report.denials}) > 1
     groups = collapse(report.denials)
     for group in groups[:MAX_DENIALS]:
         severity, times, *rest = _denial(group, several)
         cells = [Text("\n").join(rest)] if is_narrow else rest
-        table.add_row(severity, times, *cells)
-    yield table
-    yield from _remark(unlisted_words(MAX_DENIALS, len(groups), report.totals.unlisted_denials))
+        shown.add_row(severity, times, *cells)
+    yield shown
+    yield from remark(unlisted_words(MAX_DENIALS, len(groups), report.totals.unlisted_denials))
 
 
 def _denial(group: RowGroup, several: bool) -> Iterable[Text]:
     row = group.first
     first_ns = min(each.first_ns for each in group.rows)
-    yield Text(row.severity.label, style=_SEVERITY_STYLES[row.severity])
-    yield _lines([(str(group.count), ""), (describe_clock(first_ns, 1_000_000_000), "dim")])
-    yield _lines([(group_target(group), _VERDICT_STYLES[row.verdict]), (row_outcome(row), "dim")])
+    yield Text(row.severity.label, style=SEVERITY_STYLES[row.severity])
+    yield lines([(str(group.count), ""), (describe_clock(first_ns, 1_000_000_000), "dim")])
+    yield lines([(group_target(group), VERDICT_STYLES[row.verdict]), (row_outcome(row), "dim")])
     who = [(group_process(group), "bold"), (describe_program(row.process), "dim")]
-    if several:
+    if several and row.process is not None:
         who.append((f"in {shorten(printable(row.sandbox), 40)}", "dim"))
-    yield _lines(who)
-    yield _lines([(describe_reason(row.reason), ""), (group_permit(group), "cyan")])
+    yield lines(who)
+    yield lines([(describe_reason(row.reason), ""), (group_permit(group), "cyan")])
 
 
 def _notes(report: AuditReport) -> Iterable[RenderableType]:
-    if report.findings:
-        yield _title("The wall itself", "bold red")
-        for finding in report.findings[:MAX_ERRORS]:
-            where = f"{describe_moment(finding.at_ns)} {printable(finding.evidence)}"
-            yield _item(finding.severity, where)
+    walls = [row for row in report.findings if row.kind == WALL]
+    if walls:
+        yield title("The wall itself", "bold red")
+        for row in walls[:MAX_ERRORS]:
+            yield item(row.severity, f"{describe_moment(row.at_ns or 0)} {wall_words(row)}")
     if report.errors:
-        yield _title("The event log is damaged or incomplete", "bold yellow")
+        yield title(errors_title(report), "bold yellow")
         for error in report.errors[:MAX_ERRORS]:
-            yield _item(error.severity, printable(str(error)))
+            yield item(error.severity, printable(str(error)))
         unlisted = report.totals.unlisted_errors + len(report.errors) - MAX_ERRORS
         if unlisted > 0:
-            yield from _remark(f"{unlisted} more")
+            yield from remark(f"{unlisted} more")
     if report.gaps:
-        yield _title("Events were lost", "bold yellow")
+        yield title("Events were lost", "bold yellow")
         for gap in report.gaps[:MAX_ERRORS]:
             what = f"{gap.lost} {describe_loss(gap.where)}"
-            yield _item(severity_of(gap), f"{describe_moment(gap.time_ns)} {what}")
+            yield item(severity_of(gap), f"{describe_moment(gap.time_ns)} {what}")
         if len(report.gaps) > MAX_ERRORS:
-            yield from _remark(f"{len(report.gaps) - MAX_ERRORS} more")
+            yield from remark(f"{len(report.gaps) - MAX_ERRORS} more")
 
 
 def _permitted(report: AuditReport, is_narrow: bool) -> Iterable[RenderableType]:
     if not report.permitted:
         return
-    yield _title("Permitted", "bold green")
-    table = _table()
-    table.add_column("Times", justify="right", no_wrap=True)
+    yield title("Permitted", "bold green")
+    shown = table()
+    shown.add_column("Times", justify="right", no_wrap=True)
     if is_narrow:
-        table.add_column("What and who", ratio=1, overflow="fold")
+        shown.add_column("What and who", ratio=1, overflow="fold")
     else:
-        table.add_column("What and where to", ratio=5, overflow="fold")
-        table.add_column("Who", ratio=4, overflow="fold")
-        table.add_column("Out", justify="right", no_wrap=True)
-        table.add_column("In", justify="right", no_wrap=True)
-        table.add_column("Open for", justify="right", no_wrap=True)
-        table.add_column("Rule", ratio=5, overflow="fold")
+        shown.add_column("What and where to", ratio=5, overflow="fold")
+        shown.add_column("Who", ratio=4, overflow="fold")
+        shown.add_column("Out", justify="right", no_wrap=True)
+        shown.add_column("In", justify="right", no_wrap=True)
+        shown.add_column("Open for", justify="right", no_wrap=True)
+        shown.add_column("Rule", ratio=5, overflow="fold")
     for row in report.permitted[:MAX_OTHERS]:
         what, who, out, back, time, rule = _permitted_cells(row)
         if is_narrow:
             traffic = Text(f"{out} out, {back} in, {time}")
-            table.add_row(str(row.count), Text("\n").join([what, who, traffic, rule]))
+            shown.add_row(str(row.count), Text("\n").join([what, who, traffic, rule]))
         else:
-            table.add_row(str(row.count), what, who, out, back, time, rule)
-    yield table
-    yield from _remark(
+            shown.add_row(str(row.count), what, who, out, back, time, rule)
+    yield shown
+    yield from remark(
         unlisted_words(MAX_OTHERS, len(report.permitted), report.totals.unlisted_permitted)
     )
 
@@ -240,46 +240,44 @@ def _permitted_cells(row: FlowRow) -> Iterable[Text]:
 def _processes(report: AuditReport) -> Iterable[RenderableType]:
     if len(report.processes) < 2:
         return
-    yield _title("By program", "bold")
-    table = _table()
-    table.add_column("Program", ratio=1, overflow="fold")
+    yield title("By program", "bold")
+    shown = table()
+    shown.add_column("Program", ratio=1, overflow="fold")
     for name in ("Denied", "Permitted", "Addresses", "Out", "In"):
-        table.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in report.processes[:MAX_OTHERS]:
-        table.add_row(
-            Text(f"{describe_name(row.process)}  ").append(
-                describe_program(row.process), style="dim"
-            ),
+        shown.add_row(
+            Text(f"{program_name(row)}  ").append(describe_program(row.process), style="dim"),
             Text(str(row.denied), style="bold red" if row.denied else "dim"),
             Text(str(row.permitted), style="green" if row.permitted else "dim"),
             str(row.destinations),
             describe_bytes(row.bytes_out),
             describe_bytes(row.bytes_in),
         )
-    yield table
-    yield from _remark(unlisted_words(MAX_OTHERS, len(report.processes), 0))
+    yield shown
+    yield from remark(unlisted_words(MAX_OTHERS, len(report.processes), 0))
 
 
 def _timeline(report: AuditReport, is_ascii: bool) -> Iterable[RenderableType]:
     if not report.timeline:
         return
-    yield _title(f"Timeline, steps of {describe_duration(report.step_ns)}, UTC", "bold")
-    table = _table()
-    table.add_column("From", no_wrap=True)
-    table.add_column("", width=_BAR, no_wrap=True)
-    table.add_column("Denied", justify="right", no_wrap=True)
-    table.add_column("Permitted", justify="right", no_wrap=True)
-    table.add_column("First denial", ratio=1, overflow="fold")
+    yield title(f"Timeline, steps of {describe_duration(report.step_ns)}, UTC", "bold")
+    shown = table()
+    shown.add_column("From", no_wrap=True)
+    shown.add_column("", width=_BAR, no_wrap=True)
+    shown.add_column("Denied", justify="right", no_wrap=True)
+    shown.add_column("Permitted", justify="right", no_wrap=True)
+    shown.add_column("First denial", ratio=1, overflow="fold")
     most = max(bucket.denied + bucket.permitted for bucket in report.timeline) or 1
     for bucket in report.timeline:
-        table.add_row(
+        shown.add_row(
             describe_clock(bucket.start_ns, report.step_ns),
             _bar(bucket, most, "#" if is_ascii else "█", "=" if is_ascii else "█"),
             Text(str(bucket.denied), style="bold red" if bucket.denied else "dim"),
             Text(str(bucket.permitted), style="green" if bucket.permitted else "dim"),
             Text(_first_denial(bucket)),
         )
-    yield table
+    yield shown
 
 
 def _bar(bucket: Bucket, most: int, denied_mark: str, permitted_mark: str) -> Text:
@@ -296,29 +294,5 @@ def _first_denial(bucket: Bucket) -> str:
     record = bucket.first_denial
     if record is None:
         return ""
-    return f"{describe_process(record.process)}: {record_target(record)}"
-
-
-def _title(words: str, style: str) -> RenderableType:
-    return Padding(Text(words, style=style), (1, 0, 0, 0))
-
-
-def _table() -> Table:
-    return Table(
-        box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0)
-    )
-
-
-def _lines(lines: Sequence[_Line]) -> Text:
-    shown = [Text(words, style=style) for words, style in lines if words]
-    return Text("\n").join(shown)
-
-
-def _item(severity: Severity, words: str) -> Text:
-    label = Text(f"  {severity.label:9}", style=_SEVERITY_STYLES[severity])
-    return label.append(Text(words, style="default", overflow="fold"))
-
-
-def _remark(words: str) -> Iterable[RenderableType]:
-    if words:
-        yield Text(words, style="dim")
+    who = describe_process(record.process) if record.process else client_name(record.sandbox.id)
+    return f"{who}: {record_target(record)}"

@@ -12,19 +12,29 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import assert_never
 
-from agentwall.engine.severity import Severity, severity_of
-from agentwall.flow.record import FlowRecord, GapRecord, Process, Record, StateRecord
+from agentwall.engine.severity import severity_of
+from agentwall.flow.record import (
+    DetectionRecord,
+    FlowRecord,
+    GapRecord,
+    Process,
+    Record,
+    StateRecord,
+)
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Hook, Verdict
 from agentwall.net.endpoint import IPAddress
-from agentwall.sinks.describe import NOT_LEARNED
+from agentwall.sinks.describe import NOT_RECORDS
 from agentwall.sinks.escape import shorten
 from agentwall.sinks.event_json import LoggedEvent
 from agentwall.sinks.eventlog import LogError
+from agentwall.sinks.findings import FindingTable
 from agentwall.sinks.flow_keys import flow_key, is_totals, judged_port
 from agentwall.sinks.remedy import remedy_for
 from agentwall.sinks.report_rows import (
     AuditReport,
-    Finding,
+    CaptureFlaw,
+    Captures,
     FlowRow,
     ProcessRow,
     SandboxRow,
@@ -36,7 +46,7 @@ from agentwall.sinks.timeline import Timeline
 MAX_ROWS = 10_000
 """Denied rows, and as many permitted ones."""
 MAX_ITEMS = 1000
-"""Gaps, errors, sandboxes and findings: each this many."""
+"""Gaps, errors and sandboxes: each this many."""
 MAX_CHARS = 32_000_000
 """Of all the text that rows keep."""
 _MAX_EACH = 8
@@ -53,15 +63,18 @@ class Filters:
     process: str | None = None
     """A pid, a name, a program's path or its last part; names and paths may hold wildcards."""
 
-    def accept(self, record: FlowRecord) -> bool:
+    def accept(self, record: FlowRecord | DetectionRecord) -> bool:
         """Say whether the report tells of *record*."""
         if self.since_ns is not None and record.time_ns < self.since_ns:
             return False
-        if self.verdict is not None and not self._is_wanted(record.verdict):
+        if not self.wants(record.verdict):
             return False
         return self.process is None or _is_process(record.process, self.process)
 
-    def _is_wanted(self, verdict: Verdict) -> bool:
+    def wants(self, verdict: Verdict) -> bool:
+        """Say whether the report tells of what has this *verdict*."""
+        if self.verdict is None:
+            return True
         if self.verdict is Verdict.DENY:
             return verdict is not Verdict.ALLOW
         return verdict is self.verdict
@@ -167,10 +180,12 @@ class ReportBuilder:
         self._unlisted_errors = 0
         self._timeline = Timeline()
         self._sandboxes: dict[str, SandboxRow] = {}
-        self._findings: list[Finding] = []
+        self.findings = FindingTable()
+        """Of everything; captures add theirs here."""
+        self._captures = Captures()
         self._gaps: list[GapRecord] = []
         self._lost = 0
-        self._errors: list[LogError] = []
+        self._errors: list[LogError | CaptureFlaw] = []
         self._chars = 0
 
     @property
@@ -183,10 +198,14 @@ class ReportBuilder:
         self._source = source
         self._sources.append(source)
 
+    def count_captures(self, captures: Captures) -> None:
+        """Say what was read of captures, in all."""
+        self._captures = captures
+
     def add(self, item: LoggedEvent | LogError) -> None:
         """Take one event or error."""
         if isinstance(item, LogError):
-            self._add_error(item)
+            self.add_error(item)
         else:
             self._events += 1
             self.add_record(item.record)
@@ -198,15 +217,19 @@ class ReportBuilder:
                 if self._filters.accept(record):
                     self._add_flow(record)
             case GapRecord():
-                self._lost += record.lost if record.where != NOT_LEARNED else 0
+                self._lost += record.lost if record.where not in NOT_RECORDS else 0
                 if len(self._gaps) < MAX_ITEMS:
                     self._gaps.append(replace(record, where=shorten(record.where, 64)))
             case StateRecord():
                 self._add_state(record)
+            case DetectionRecord():
+                if self._filters.accept(record):
+                    self.findings.add_detection(self._source, record)
             case _:
                 assert_never(record)
 
-    def _add_error(self, error: LogError) -> None:
+    def add_error(self, error: LogError | CaptureFlaw) -> None:
+        """Take what is wrong with an input."""
         if len(self._errors) < MAX_ITEMS:
             self._errors.append(error)
             return
@@ -244,23 +267,11 @@ class ReportBuilder:
 
     def _add_state(self, record: StateRecord) -> None:
         if severity_of(record) is Severity.CRITICAL:
-            self._add_finding(record)
+            self.findings.add_wall(self._source, record)
         id_ = record.sandbox.id
         if id_ in self._sandboxes or len(self._sandboxes) < MAX_ITEMS:
             before = self._sandboxes.get(id_)
             self._sandboxes[id_] = update_sandbox(before, record)
-
-    def _add_finding(self, record: StateRecord) -> None:
-        if len(self._findings) < MAX_ITEMS:
-            self._findings.append(
-                Finding(
-                    source=self._source,
-                    kind="wall",
-                    severity=severity_of(record),
-                    at_ns=record.time_ns,
-                    evidence=shorten(f"{record.sandbox.id}: {record.detail.get('what')}", 200),
-                )
-            )
 
     def report(self) -> AuditReport:
         """Return the report on everything taken so far."""
@@ -280,9 +291,10 @@ class ReportBuilder:
             sandboxes=tuple(self._sandboxes.values()),
             timeline=self._timeline.buckets(),
             step_ns=self._timeline.width_ns,
-            findings=tuple(self._findings),
+            findings=self.findings.rows(),
             gaps=tuple(self._gaps),
             errors=tuple(self._errors),
+            captures=self._captures,
         )
 
     def _totals(self, denials: list[FlowRow], permitted: list[FlowRow]) -> Totals:
@@ -304,6 +316,7 @@ class ReportBuilder:
             unlisted_denials=unlisted[Verdict.DENY] + unlisted[Verdict.WOULD_DENY],
             unlisted_permitted=unlisted[Verdict.ALLOW],
             unlisted_errors=self._unlisted_errors,
+            unlisted_findings=self.findings.unlisted,
         )
 
 

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from agentwall.engine.severity import Severity, severity_of
+from agentwall.engine.severity import severity_of
+from agentwall.flow.finding import Confidence, Stage
 from agentwall.flow.record import FlowRecord, GapRecord, Process, Question, Sandbox
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
 from agentwall.net.endpoint import Endpoint, IPAddress
 from agentwall.sinks.eventlog import LogError
+
+WALL = "wall"
+"""The :attr:`FindingRow.kind` of what concerns the wall itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +104,55 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something beyond single flows; as yet only what concerns the wall itself."""
+class FlowEnds:
+    """The flow that a finding is about."""
+
+    direction: Direction
+    protocol: int
+    local: Endpoint | None
+    """The sandbox's end; of a capture whoever opened the flow."""
+    remote: Endpoint
+    name: str | None
+    """Under which the remote address is known, or which the flow said."""
+    begin_ns: int | None = None
+    """This and what follows is known of captures only."""
+    end_ns: int | None = None
+    bytes_out: int | None = None
+    """Payload."""
+    bytes_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingRow:
+    """Something that was recognised: in one flow, or by what one program or client does."""
 
     source: str
     kind: str
-    """``class`` in JSON."""
+    """``class`` in JSON: of a detection, or :data:`WALL`."""
+    signature: str | None = None
+    dialect: str | None = None
     severity: Severity
-    at_ns: int
-    evidence: str
+    confidence: Confidence | None = None
+    stage: Stage | None = None
+    verdict: Verdict | None = None
+    """None where nothing judged it: of captures without a policy."""
+    response: str | None = None
+    sandbox: str | None = None
+    """Its id; None of captures."""
+    process: Process | None = None
+    flow: FlowEnds | None = None
+    """None where it is about no single flow, such as a scan."""
+    reason: Reason | None = None
+    """The rule that permits the flow, or why it is denied as well."""
+    bytes_left: int | None = None
+    count: int = 1
+    """How often it was told."""
+    at_ns: int | None
+    last_ns: int | None
+    evidence: Mapping[str, object]
+    """JSON values, bounded; ``also`` are further signatures that found the same."""
+    remedy: str | None = None
+    """What would let it through, or silence it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +174,37 @@ class Totals:
     """Denied attempts for which the report had no row left; they are in the sums."""
     unlisted_permitted: int
     unlisted_errors: int
+    unlisted_findings: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureFlaw:
+    """What is wrong with a capture; the rest of it was judged."""
+
+    source: str
+    offset: int | None
+    """In bytes, after decompression; None where it has no place."""
+    problem: str
+
+    @property
+    def severity(self) -> Severity:
+        """Low: what was not read was not judged."""
+        return Severity.LOW
+
+    def __str__(self) -> str:
+        at = "" if self.offset is None else f" byte {self.offset}:"
+        return f"{self.source}:{at} {self.problem}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captures:
+    """What was read of captures."""
+
+    count: int = 0
+    packets: int = 0
+    conversations: int = 0
+    is_judged: bool = False
+    """Whether a policy judged their flows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +224,16 @@ class AuditReport:
     timeline: tuple[Bucket, ...]
     step_ns: int
     """Width of each bucket."""
-    findings: tuple[Finding, ...]
+    findings: tuple[FindingRow, ...]
+    """Most serious first."""
     gaps: tuple[GapRecord, ...]
-    errors: tuple[LogError, ...]
+    errors: tuple[LogError | CaptureFlaw, ...]
+    captures: Captures = field(default_factory=lambda: Captures())
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether anything was permitted or denied: a capture alone tells of neither."""
+        return bool(self.events or self.captures.is_judged or not self.captures.count)
 
     @property
     def severity(self) -> Severity:

@@ -14,12 +14,21 @@ from agentwall.sinks.describe import (
     describe_exit,
     describe_hook,
     describe_moment,
+    describe_name,
     describe_process,
     describe_verdict,
     has_ports,
 )
 from agentwall.sinks.escape import printable, shorten
-from agentwall.sinks.report_rows import AuditReport, FlowRow, SandboxRow, Totals
+from agentwall.sinks.report_rows import (
+    WALL,
+    AuditReport,
+    CaptureFlaw,
+    FlowRow,
+    ProcessRow,
+    SandboxRow,
+    Totals,
+)
 from agentwall.sinks.scans import RowGroup
 from agentwall.sinks.targets import Target, describe_host, describe_question, describe_target
 
@@ -88,10 +97,49 @@ def row_outcome(row: FlowRow) -> str:
 
 
 def group_process(group: RowGroup) -> str:
-    """Return the process of *group*, and how many more of its name there were."""
+    """Return the process of *group* and how many more of its name; of captures the client."""
+    if group.first.process is None:
+        return client_name(group.first.sandbox)
     others = len({pid for row in group.rows for pid in row.pids}) - 1
     more = f" and {others} more" if others > 0 else ""
     return f"{describe_process(group.first.process)}{more}"
+
+
+def program_name(row: ProcessRow) -> str:
+    """Return the name of a program; of captures the client."""
+    return describe_name(row.process) if row.process else client_name(row.sandbox)
+
+
+def client_name(sandbox: str) -> str:
+    """Return what stands where no process is known: a sandbox's id, or a capture's client."""
+    return shorten(printable(sandbox), 60) or describe_name(None)
+
+
+def findings_words(report: AuditReport) -> str:
+    """Return how much was recognised; nothing where nothing was and only events were read."""
+    rows = [row for row in report.findings if row.kind != WALL]
+    found = sum(row.count for row in rows)
+    if not found and not report.captures.count:
+        return ""
+    more = "+" if report.totals.unlisted_findings else ""
+    words = f"{found}{more} findings" if more else describe_count(found, "finding")
+    cut = sum(row.count for row in rows if row.verdict is Verdict.DENY)
+    return f"{words}, {cut} cut off" if cut else words
+
+
+def nothing_denied(report: AuditReport) -> str:
+    """Return what stands where a table of denials would, if there are none."""
+    is_cut = any(row.verdict is Verdict.DENY for row in report.findings)
+    return "Nothing else was denied" if is_cut else "Nothing was denied"
+
+
+def errors_title(report: AuditReport) -> str:
+    """Return the heading of what is wrong with the inputs."""
+    if all(isinstance(error, CaptureFlaw) for error in report.errors):
+        return "Captures are damaged or incomplete"
+    if any(isinstance(error, CaptureFlaw) for error in report.errors):
+        return "Inputs are damaged or incomplete"
+    return "The event log is damaged or incomplete"
 
 
 def totals_words(totals: Totals, distinct: int) -> Iterator[tuple[Verdict | None, str]]:
@@ -153,8 +201,16 @@ def unlisted_words(shown: int, total: int, unlisted: int) -> str:
 
 
 def sources_words(report: AuditReport) -> str:
-    """Return how many events came from where."""
+    """Return how many events and captures came from where."""
     shown = ", ".join(shorten(printable(source), 60) for source in report.sources[:3])
     more = len(report.sources) - 3
     text = f"{shown} and {more} more" if more > 0 else shown
-    return f"{describe_count(report.events, 'event')} from {text}"
+    captures = report.captures
+    parts = []
+    if captures.count:
+        packets = describe_count(captures.packets, "packet")
+        flows = describe_count(captures.conversations, "flow")
+        parts.append(f"{describe_count(captures.count, 'capture')} ({packets}, {flows})")
+    if report.events or not captures.count:
+        parts.append(describe_count(report.events, "event"))
+    return f"{' and '.join(parts)} from {text}"

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from rig import own_cgroup, temp_cgroup
 from agentwall.cli import doctor
 from agentwall.cli.main import main
 from agentwall.daemon.leftovers import CGROUP_PREFIX, Leftover
+from agentwall.detect.budget import BudgetError
 from agentwall.host import state
 from agentwall.host.cgroup import parse_membership
 from agentwall.kernel import pins
@@ -97,6 +99,31 @@ def test_healthy_host(capsys):
     assert (code, said["exit"], said["schema"]) == (0, 0, "agentwall.doctor/1")
     assert wall["state"] == "supported"
     assert wall["detail"].startswith("8 programs loaded and attached in ")
+
+
+@pytest.mark.kernel
+def test_detections(capsys):
+    """It is tried whether sockets can be ended, and said how much the signatures take up."""
+    _, said = found(capsys)
+    features = {each["name"]: each for each in said["features"]}
+
+    assert features["ending sockets"]["state"] == "supported"
+    assert features["signatures"]["state"] == "supported"
+    assert re.fullmatch(r"\d+, in \d+ of [0-9]+ states", features["signatures"]["detail"])
+
+
+@pytest.mark.kernel
+def test_signatures_that_do_not_fit(capsys, monkeypatch):
+    """Why no run would start is said, before one is tried."""
+
+    def refuse() -> None:
+        raise BudgetError("too many")
+
+    monkeypatch.setattr(doctor, "read_signatures", refuse)
+    _, said = found(capsys)
+    [signatures] = [each for each in said["features"] if each["name"] == "signatures"]
+
+    assert (signatures["state"], signatures["detail"]) == ("missing", "too many")
 
 
 @pytest.mark.kernel

@@ -22,6 +22,11 @@ deny:
   - {host: bad.cdn.example.com}
 """
 
+DETECT = (
+    "  detect  mining: block, tunnel: block, p2p: alert, scan: alert, dns_exfil: alert, "
+    "beacon: alert"
+)
+
 
 @pytest.fixture(autouse=True)
 def _in_directory(tmp_path, monkeypatch):
@@ -49,6 +54,7 @@ def _explain(capsys, *argv):
                 "  match   2 labels below cdn.example.com",
                 "  terms   sni: required, ech: refuse, quic: refuse",
                 "  note    the hub",
+                DETECT,
                 "  asked   yes: permitted by p:allow[0] at p.yaml:5:12",
             ],
         ),
@@ -60,6 +66,7 @@ def _explain(capsys, *argv):
                 "  rule    p:allow[1]: ssh.example.com, tcp/22",
                 "  at      p.yaml:6:12",
                 "  terms   sni: optional, ech: refuse, quic: refuse",
+                DETECT,
                 "  asked   yes: permitted by p:allow[1] at p.yaml:6:12",
             ],
         ),
@@ -102,6 +109,7 @@ def _explain(capsys, *argv):
                 "allow  out tcp/other.example.com:8443",
                 "  rule    p:allow[2]: 0.0.0.0/0, tcp/8443",
                 "  at      p.yaml:7:12",
+                DETECT,
                 "  asked   no: no rule permits a port of it; under allow: "
                 "- {host: other.example.com, ports: [8443]}",
             ],
@@ -135,6 +143,7 @@ def _explain(capsys, *argv):
                 "  rule    p:allow[3]: 10.0.0.5/32, tcp/3128",
                 "  at      p.yaml:8:13",
                 "  terms   sni: required, ech: refuse, quic: refuse",
+                DETECT,
                 "  note    a proxy: what it is asked for is judged by the other rules",
             ],
         ),
@@ -206,6 +215,8 @@ def test_json_of_an_address(capsys):
         "labels": None,
         "terms": None,
         "proxy": False,
+        "detect": None,
+        "except": [],
         "question": None,
         "permit": "- {cidr: 10.20.0.9, ports: [8000]}",
         "note": None,
@@ -231,6 +242,15 @@ def test_json_of_a_name(capsys):
         "labels": 1,
         "terms": {"sni": "required", "ech": "refuse", "quic": "refuse"},
         "proxy": False,
+        "detect": {
+            "mining": "block",
+            "tunnel": "block",
+            "p2p": "alert",
+            "scan": "alert",
+            "dns_exfil": "alert",
+            "beacon": "alert",
+        },
+        "except": [],
         "question": {
             "verdict": "allow",
             "why": "rule",
@@ -252,3 +272,19 @@ def test_json_of_an_inbound_flow(capsys):
     found = json.loads(out)
 
     assert (found["local_port"], found["permit"]) == (80, "- {cidr: 10.20.0.9, ports: [80]}")
+
+
+def test_exceptions(capsys):
+    """Of a flow that is allowed it says what is still looked for, and what is not."""
+    with open("p.yaml", "a", encoding="utf-8") as file:
+        file.write("inbound: [{cidr: 10.9.9.9, ports: [80], except: [tunnel, mining/beam]}]\n")
+        file.write("detect: {scan: off, p2p: off, beacon: off, dns_exfil: off}\n")
+    argv = ("10.9.9.9:80", "--direction", "in")
+    _, out = _explain(capsys, *argv)
+
+    assert out.splitlines()[-1] == "  detect  mining: block; except tunnel, mining/beam"
+
+    _, out = _explain(capsys, *argv, "--format", "json")
+    found = json.loads(out)
+
+    assert (found["detect"], found["except"]) == ({"mining": "block"}, ["tunnel", "mining/beam"])

@@ -141,7 +141,7 @@ def test_partial_in_the_hosts_namespace(tmp_path):
 POLICY = f"""version: 1
 allow:
   - {{cidr: {PERMITTED}, ports: [443]}}
-  - {{cidr: {OUTSIDE}, ports: [22]}}
+  - {{cidr: {OUTSIDE}, ports: [22], except: [tunnel/ssh]}}
 """
 RESOLVE = """
 import asyncio, multiprocessing, socket

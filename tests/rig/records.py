@@ -11,7 +11,9 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
 from agentwall.flow.record import (
+    DetectionRecord,
     FlowRecord,
     GapRecord,
     Process,
@@ -21,6 +23,7 @@ from agentwall.flow.record import (
     Sandbox,
     StateRecord,
 )
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint, L4Protocol
 from agentwall.sinks.jsonl import EventLog, open_event_file
@@ -111,6 +114,55 @@ def permitted(**changes: object) -> FlowRecord:
         "remote": endpoint("198.51.100.10", 443),
     }
     return flow(**{**found, **changes})
+
+
+MINING = Finding(
+    cls=DetectionClass.MINING,
+    signature="mining/stratum-v1",
+    dialect="stratum-v1",
+    severity=Severity.HIGH,
+    confidence=Confidence.HIGH,
+    stage=Stage.SIGNATURE,
+    evidence={"excerpt": '{"id": 1, "method": "mining.subscribe"', "pool": "pool.example"},
+)
+
+
+def detection(finding: Finding = MINING, /, **changes: object) -> DetectionRecord:
+    """Return a flow of python3 that was cut before a byte was out, with *changes*."""
+    record = DetectionRecord(
+        sandbox=SANDBOX,
+        time_ns=START_NS,
+        mono_ns=5 * SECOND,
+        process=process("python3", 123),
+        finding=finding,
+        verdict=Verdict.DENY,
+        response="block",
+        direction=Direction.OUT,
+        protocol=TCP,
+        local=endpoint("10.20.0.50", 40000),
+        remote=endpoint("203.0.113.10", 3333),
+        name=None,
+        reason=replace(ALLOWED, code=ReasonCode.SIGNATURE),
+        bytes_left=0,
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+SCAN = Finding(
+    cls=DetectionClass.SCAN,
+    signature="behaviour/scan-horizontal",
+    dialect="scan-horizontal",
+    severity=Severity.HIGH,
+    confidence=Confidence.MEDIUM,
+    stage=Stage.BEHAVIOUR,
+    evidence={"addresses": 13, "private": 12, "ports": 1, "refused": 13, "seconds": 2.5},
+)
+
+
+def scanned(**changes: object) -> DetectionRecord:
+    """Return the alert of a scan, with *changes*."""
+    found = {"verdict": Verdict.ALLOW, "response": "alert", "remote": None, "local": None}
+    return detection(SCAN, **{**found, "reason": NO_RULE, "bytes_left": None, **changes})
 
 
 def totals(record: FlowRecord, *, out: int, back: int, sockets: int = 1) -> FlowRecord:

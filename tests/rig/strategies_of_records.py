@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
 from agentwall.flow.record import (
+    DetectionRecord,
     FlowRecord,
     GapRecord,
     Process,
@@ -14,6 +16,7 @@ from agentwall.flow.record import (
     Sandbox,
     StateRecord,
 )
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint
 
@@ -91,4 +94,42 @@ STATES = st.builds(
     state=TEXT | st.sampled_from(["started", "finished", "damaged", "rules-applied"]),
     detail=st.dictionaries(TEXT, JSON_VALUES, max_size=4),
 )
-RECORDS = flows() | GAPS | STATES
+FINDINGS = st.builds(
+    Finding,
+    cls=st.sampled_from(DetectionClass),
+    signature=TEXT,
+    dialect=TEXT,
+    severity=st.sampled_from(Severity),
+    confidence=st.sampled_from(Confidence),
+    stage=st.sampled_from(Stage),
+    evidence=st.dictionaries(
+        TEXT | st.sampled_from(["excerpt", "addresses", "seconds", "also", "pool", "client"]),
+        JSON_VALUES,
+        max_size=4,
+    ),
+)
+
+
+@st.composite
+def detections(draw: st.DrawFn) -> DetectionRecord:
+    """Draw a detection, of a flow or of none."""
+    seen = draw(flows())
+    return DetectionRecord(
+        sandbox=seen.sandbox,
+        time_ns=seen.time_ns,
+        mono_ns=seen.mono_ns,
+        process=seen.process,
+        finding=draw(FINDINGS),
+        verdict=seen.verdict,
+        response=draw(TEXT | st.sampled_from(["alert", "block"])),
+        direction=seen.direction,
+        protocol=seen.protocol,
+        local=seen.local,
+        remote=seen.remote,
+        name=seen.name,
+        reason=seen.reason,
+        bytes_left=draw(st.none() | U64),
+    )
+
+
+RECORDS = flows() | GAPS | STATES | detections()

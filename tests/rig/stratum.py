@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mining pool's first words: Stratum v1 as a pool speaks it, without any hashing.
+"""A mining pool's first words, in Stratum v1 and in CryptoNote's dialect, without any hashing.
 
-Answers ``mining.subscribe``, ``mining.authorize`` and ``mining.submit`` and announces one job,
-all in the shapes of BIP 310 and of the Stratum v1 protocol of slushpool. The job's fields are
-those of Bitcoin's block 1, so every length and encoding is real.
+Stratum v1 answers ``mining.subscribe``, ``mining.authorize`` and ``mining.submit`` and announces
+one job, all in the shapes of BIP 310 and of the Stratum v1 protocol of slushpool. The job's fields
+are those of Bitcoin's block 1, so every length and encoding is real.
 """
 
 from __future__ import annotations
@@ -62,6 +62,25 @@ class StratumSession:
                 return _lines({"id": ident, "result": None, "error": error})
             case _:
                 return _lines({"id": ident, "result": None, "error": [20, "Other/Unknown", None]})
+
+
+class CryptonoteSession:
+    """What a CryptoNote miner talks to: a login is answered with a job, all else with OK."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return the pool's answers to *data*, which may hold part of a line or several."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return b"".join(self._answer(json.loads(line)) for line in lines if line.strip())
+
+    def _answer(self, request: dict[str, object]) -> bytes:
+        result: dict[str, object] = {"status": "OK"}
+        if request["method"] == "login":
+            job = {"blob": "10" * 76, "job_id": "Xq1", "target": "b88d0600", "id": "s1"}
+            result |= {"id": "s1", "job": job}
+        return _lines({"id": request["id"], "jsonrpc": "2.0", "error": None, "result": result})
 
 
 def _lines(*messages: dict[str, object]) -> bytes:

@@ -7,12 +7,13 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from rig.records import FINISHED, STARTED, flow, rome_day, state
+from rig.records import FINISHED, STARTED, detection, flow, rome_day, state
 from rig.strategies_of_records import RECORDS
 
 from agentwall.sinks.audit_json import encode_report
 from agentwall.sinks.eventlog import Damage, LogError
 from agentwall.sinks.report import ReportBuilder
+from agentwall.sinks.report_rows import CaptureFlaw, Captures
 
 ERROR = LogError(source="e", line=3, offset=90, damage=Damage.BAD_LINE, problem="not JSON")
 
@@ -72,3 +73,44 @@ def test_what_is_wrong_is_in_it():
 def test_any_report_is_a_document(records):
     """Whatever the records are, the report is JSON."""
     assert document_of(records)["schema"] == "agentwall.audit/1"
+
+
+def test_a_finding_in_full():
+    """A finding has the keys of findings, the flow it is about, and what a policy made of it."""
+    (found,) = document_of([detection(name="pool.example")])["findings"]
+
+    assert list(found) == [
+        *("source", "class", "signature", "dialect", "severity", "confidence", "stage", "flow"),
+        *("at", "last", "count", "verdict", "response", "reason", "bytes_left", "sandbox"),
+        *("process", "evidence", "remedy"),
+    ]
+    assert (found["class"], found["dialect"], found["stage"]) == (
+        *("mining", "stratum-v1"),
+        "signature",
+    )
+    assert found["flow"] == {
+        "direction": "out",
+        "protocol": "tcp",
+        "local": {"address": "10.20.0.50", "port": 40000},
+        "remote": {"address": "203.0.113.10", "port": 3333, "name": "pool.example"},
+        **dict.fromkeys(("begin", "end", "bytes_out", "bytes_in")),
+    }
+    assert found["evidence"]["pool"] == "pool.example"
+    assert found["remedy"].startswith("except: [mining/stratum-v1] on rl-rollout:allow[0]")
+
+
+def test_captures():
+    """Captures are counted, and what is wrong with one has no line."""
+    builder = ReportBuilder()
+    builder.add_error(CaptureFlaw(source="x.pcap", offset=24, problem="record cut short"))
+    builder.count_captures(Captures(count=2, packets=90, conversations=16))
+    document = encode_report(builder.report())
+
+    assert (document["captures"], document["packets"], document["conversations"]) == (2, 90, 16)
+    assert document["errors"] == [
+        {
+            **{"source": "x.pcap", "line": None, "offset": 24, "damage": "capture"},
+            **{"severity": "low", "problem": "record cut short"},
+        }
+    ]
+    assert document["severity"] == "low"

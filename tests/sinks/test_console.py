@@ -12,6 +12,7 @@ from rig.records import (
     ICMP,
     SANDBOX,
     asked,
+    detection,
     endpoint,
     flow,
     permitted,
@@ -234,3 +235,29 @@ def test_a_closed_stream_is_survived():
     console.write(flow())
 
     assert console.denied == 1
+
+
+def test_a_detection_has_a_line_and_a_sum():
+    """Equal detections are printed once; the sums say how often, and how often it was cut off."""
+    stream = io.StringIO()
+    console = Console(stream)
+    for record in (detection(), detection(bytes_left=9), detection(verdict=Verdict.ALLOW)):
+        console.write(record)
+    console.summary()
+    lines = stream.getvalue().splitlines()
+
+    assert [line.startswith("agentwall: detected mining (stratum-v1) in ") for line in lines] == [
+        *(True, True),
+        *(False, False),
+    ]
+    assert lines[2].startswith("agentwall: 0 denied, ")
+    assert lines[3] == "agentwall: detected: mining (stratum-v1) 3 times, 2 cut off"
+
+
+def test_packets_that_no_decoder_saw():
+    """They are no lost events, and say so."""
+    console = Console(io.StringIO())
+    console.write(GapRecord(sandbox=SANDBOX, time_ns=1, mono_ns=1, where="excerpts", lost=3))
+
+    assert console.lost == 0
+    assert "decoders: 3 packets not seen" in console.summary_lines()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from rig.records import CURL, STARTED, asked, endpoint, flow
+from rig.records import CURL, STARTED, asked, detection, endpoint, flow, scanned
 from rig.strategies_of_records import RECORDS
 
 from agentwall.flow.record import Record
@@ -55,6 +55,33 @@ def test_a_flow_in_full():
     assert document["question"] is None
     assert document["reason"] == {"code": "no-rule", "rule": None, "file": None, "line": None}
     assert document["process"]["source"] == "proc"
+
+
+def test_a_detection_in_full():
+    """A detection's line has its own keys first, then those that flows have."""
+    document = json.loads(format_line(logged(detection(name="pool.example"))))
+
+    assert list(document) == [
+        *("schema", "id", "kind", "time", "mono_ns", "sandbox", "class", "signature", "dialect"),
+        *("severity", "confidence", "stage", "response", "verdict", "evidence", "bytes_left"),
+        *("process", "direction", "protocol", "local", "remote", "reason", "prev"),
+    ]
+    assert document["kind"] == "detection"
+    assert (document["class"], document["dialect"]) == ("mining", "stratum-v1")
+    assert (document["verdict"], document["response"], document["bytes_left"]) == (
+        *("deny", "block"),
+        0,
+    )
+    assert document["remote"]["name"] == "pool.example"
+    assert document["reason"]["code"] == "signature"
+    assert document["evidence"]["pool"] == "pool.example"
+
+
+def test_a_scan_has_no_remote():
+    """What is about no single flow says so."""
+    document = json.loads(format_line(logged(scanned())))
+
+    assert (document["remote"], document["bytes_left"]) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rig.records import FINISHED, flow
+from rig.records import FINISHED, detection, flow
 from rig.strategies_of_records import JSON_VALUES
 
 from agentwall.flow.record import Record
@@ -72,6 +72,33 @@ def test_wrong_values_are_named(path, value, problem):
         assert str(caught.value).startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("class", "worms", "class: expected one of mining, tunnel, p2p"),
+        ("severity", "grave", "severity: expected one of info, low, medium, high, critical, got"),
+        ("confidence", 1, "confidence: expected one of high, medium, low, got 1"),
+        ("stage", None, "stage: expected one of signature, decoder"),
+        ("response", 7, "response: expected text, got 7"),
+        ("evidence", [], "evidence: expected an object, got a list"),
+        ("bytes_left", -1, "bytes_left: expected a whole number"),
+    ],
+)
+def test_wrong_values_of_a_detection(key, value, problem):
+    """A detection that is not one is named as such: it must not be passed over."""
+    with pytest.raises(EventFormatError) as caught:
+        parse({**document(detection()), key: value})
+
+    assert str(caught.value).startswith(problem)
+
+
+def test_a_newer_detection():
+    """Keys and responses of later versions do not hide a detection."""
+    found = parse({**document(detection()), "response": "freeze", "frozen": True}).record
+
+    assert found == detection(response="freeze")
+
+
 def test_a_line_without_a_question():
     """Lines from before questions were logged are read as having none."""
     found = document()
@@ -102,7 +129,7 @@ def test_lines_that_are_not_documents(line, problem):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"schema": "agentwall.event/2"}, {"schema": None}, {"kind": "detection"}]
+    "changes", [{"schema": "agentwall.event/2"}, {"schema": None}, {"kind": "alarm"}]
 )
 def test_other_schemas_are_told_apart(changes):
     """A line for another reader is not a broken one."""
@@ -110,10 +137,14 @@ def test_other_schemas_are_told_apart(changes):
         parse({**document(), **changes})
 
 
-@given(st.dictionaries(st.sampled_from([*document(), *document(FINISHED)]), JSON_VALUES))
+@given(
+    st.dictionaries(
+        st.sampled_from([*document(), *document(FINISHED), *document(detection())]), JSON_VALUES
+    )
+)
 def test_any_values_parse_or_raise(changes):
     """Whatever the values are, the only error is the documented one."""
-    for record in (flow(), FINISHED):
+    for record in (flow(), FINISHED, detection()):
         try:
             event = parse({**document(record), **changes})
         except EventFormatError:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig.records import FINISHED, STARTED, flow, rome_day, write_log
 
-from agentwall.engine.severity import Severity
+from agentwall.flow.severity import Severity
 from agentwall.sinks.event_json import LoggedEvent
 from agentwall.sinks.eventlog import MAX_LINE_BYTES, Damage, LogError, read_log
 

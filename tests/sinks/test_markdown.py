@@ -6,12 +6,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from rig.records import STARTED, flow, process, rome_day, state
+from rig.records import STARTED, detection, flow, process, rome_day, scanned, state
 from rig.strategies_of_records import RECORDS
 
 from agentwall.sinks.eventlog import Damage, LogError
 from agentwall.sinks.markdown import code, format_markdown
 from agentwall.sinks.report import ReportBuilder
+from agentwall.sinks.report_rows import Captures
 
 PARSER = MarkdownIt("gfm-like", {"linkify": False})
 OWN_HTML = {"<br>"}
@@ -118,3 +119,23 @@ def test_any_report_is_markdown(records):
 
     assert text.startswith("# agentwall audit\n")
     assert text.endswith("\n")
+
+
+def test_findings_have_a_table():
+    """What was recognised stands first: what, where, who, why and what would let it pass."""
+    text = markdown_of(detection(), scanned())
+
+    assert text.index("## Found") < text.index("Nothing else was denied.")
+    assert "2 findings, 1 cut off, 0 denied" in text
+    assert "`mining (stratum-v1)`<br>`tcp 203.0.113.10:3333`<br>`cut off by its signature" in text
+    assert "`to silence it, detect: {scan: off}`" in text
+
+
+def test_findings_of_captures():
+    """A clean capture says so, and nothing of denials."""
+    builder = ReportBuilder()
+    builder.count_captures(Captures(count=1, packets=9, conversations=1))
+    text = format_markdown(builder.report())
+
+    assert "Nothing was found." in text
+    assert "denied" not in text

@@ -16,18 +16,20 @@ from rig.records import (
     SECOND,
     START_NS,
     STARTED,
+    detection,
     endpoint,
     flow,
     permitted,
     process,
     rome_day,
+    scanned,
     state,
     totals,
 )
 from rig.strategies_of_records import RECORDS
 
-from agentwall.engine.severity import Severity
 from agentwall.flow.record import GapRecord, Sandbox
+from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Verdict
 from agentwall.sinks import report as report_module
 from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent
@@ -222,7 +224,7 @@ def test_filters_leave_gaps_and_states():
     assert len(found.gaps) == len(found.sandboxes) == 1
     (finding,) = found.findings
     assert (finding.severity, finding.kind) == (Severity.CRITICAL, "wall")
-    assert finding.evidence == f"{SANDBOX.id}: egress detached"
+    assert (finding.sandbox, finding.evidence) == (SANDBOX.id, {"what": "egress detached"})
     assert found.severity is Severity.CRITICAL
 
 
@@ -282,3 +284,25 @@ def test_state_details_are_not_trusted():
     (row,) = report_on([strange, STARTED, FINISHED, strange]).sandboxes
 
     assert (row.coverage, row.mode, row.command) == ("partial", None, ("a",))
+
+
+def test_detections_are_findings():
+    """Filters hold for them as for flows, and their severity is the report's."""
+    found = report_on([detection(), detection(verdict=Verdict.ALLOW), scanned()])
+
+    assert [row.kind for row in found.findings] == ["mining", "mining", "scan"]
+    assert found.severity is Severity.HIGH
+    assert [
+        row.verdict for row in report_on([detection(), scanned()], verdict=Verdict.DENY).findings
+    ] == [Verdict.DENY]
+    assert report_on([detection()], process="nobody").findings == ()
+    assert report_on([detection()], since_ns=START_NS + 1).findings == ()
+
+
+def test_packets_for_decoders_are_no_lost_events():
+    """They are told of as a gap, at medium: what decoders miss they cannot cut off."""
+    gap = GapRecord(sandbox=SANDBOX, time_ns=START_NS, mono_ns=1, where="excerpts", lost=3)
+    found = report_on([gap])
+
+    assert (found.totals.lost, found.gaps) == (0, (gap,))
+    assert found.severity is Severity.MEDIUM

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from rig.records import endpoint, flow, permitted, state
 
-from agentwall.engine.severity import Severity
+from agentwall.flow.severity import Severity
 from agentwall.sinks.eventlog import Damage, LogError
 from agentwall.sinks.report import ReportBuilder
 

@@ -9,19 +9,25 @@ import pytest
 from rig.records import (
     CURL,
     FINISHED,
+    SANDBOX,
     STARTED,
     UDP,
     asked,
+    detection,
     endpoint,
     flow,
     process,
     rome_day,
+    scanned,
     state,
 )
 
+from agentwall.flow.record import Sandbox
 from agentwall.flow.verdict import Direction, Hook, Verdict
 from agentwall.sinks import row_words
+from agentwall.sinks.eventlog import Damage, LogError
 from agentwall.sinks.report import ReportBuilder
+from agentwall.sinks.report_rows import CaptureFlaw, Captures
 from agentwall.sinks.scans import collapse
 
 
@@ -188,3 +194,62 @@ def test_sources():
     builder.add_record(flow(process=process("x", 1)))
 
     assert row_words.sources_words(builder.report()) == "0 events from a, b\\x0a, c and 2 more"
+
+
+def test_sources_with_captures():
+    """Captures are counted apart from events, which are left out where there are none."""
+    builder = ReportBuilder()
+    builder.begin("x.pcap")
+    builder.count_captures(Captures(count=1, packets=1, conversations=2))
+
+    assert row_words.sources_words(builder.report()) == "1 capture (1 packet, 2 flows) from x.pcap"
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ((), ""),
+        ((flow(),), ""),
+        ((scanned(),), "1 finding"),
+        ((detection(), detection(), scanned()), "3 findings, 2 cut off"),
+    ],
+)
+def test_findings(records, words):
+    """How much was recognised, and how much of that was cut off."""
+    report = report_on(*records)
+
+    assert row_words.findings_words(report) == words
+    assert ("else" in row_words.nothing_denied(report)) == ("cut off" in words)
+
+
+def test_no_process():
+    """Where no process is known, as in captures, the client or sandbox stands for it."""
+    group = group_of(flow(process=None, sandbox=Sandbox(id="10.0.0.5", cgroup="")))
+    (row,) = report_on(*(flow(process=None),)).processes
+
+    assert row_words.group_process(group) == "10.0.0.5"
+    assert row_words.program_name(row) == SANDBOX.id
+    assert row_words.client_name("") == "unknown process"
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ((CaptureFlaw(source="x", offset=None, problem="p"),), "Captures are"),
+        ((LogError(source="e", line=1, offset=0, damage=Damage.EMPTY, problem="p"),), "The event"),
+        (
+            (
+                CaptureFlaw(source="x", offset=1, problem="p"),
+                LogError(source="e", line=1, offset=0, damage=Damage.EMPTY, problem="p"),
+            ),
+            "Inputs are",
+        ),
+    ],
+)
+def test_titles_of_errors(errors, words):
+    """The heading says what is damaged: captures, event files or both."""
+    builder = ReportBuilder()
+    for error in errors:
+        builder.add_error(error)
+
+    assert row_words.errors_title(builder.report()).startswith(words)
