@@ -10,6 +10,8 @@
  * thread, so none of their figures holds a wake-up of another task.
  */
 #define _GNU_SOURCE
+#include "probe.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -26,24 +28,8 @@
 
 #define BATCH	 32
 #define DATAGRAM 64
-#define CHUNK	 65536
 #define DNS_HEAD 12
 #define PATIENCE 2 /* seconds that an answer may take */
-#define BUFFER	 212992 /* the usual limit for SO_SNDBUF; holds a chunk on its way */
-
-struct place {
-	struct sockaddr_storage address;
-	socklen_t size;
-};
-
-/* What one operation works with. */
-struct rig {
-	struct place server;
-	int listener;
-	int client; /* -1 for tcp and dns: each operation makes its own */
-	int accepted; /* tcp-stream only */
-	const char *name; /* dns only */
-};
 
 struct operation {
 	const char *name;
@@ -54,13 +40,13 @@ struct operation {
 	void (*after_batch)(const struct rig *rig); /* not timed */
 };
 
-static void die(const char *what)
+void die(const char *what)
 {
 	fprintf(stderr, "probe: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
-static int must(int result, const char *what)
+int must(int result, const char *what)
 {
 	if (result < 0)
 		die(what);
@@ -192,6 +178,9 @@ static void dns_once(const struct rig *rig)
 static const struct operation operations[] = {
 	{ "tcp", SOCK_STREAM, false, no_client, tcp_once, nothing },
 	{ "tcp-stream", SOCK_STREAM, false, tcp_client, stream_once, nothing },
+	{ "tcp-http", SOCK_STREAM, false, http_client, talk_once, nothing },
+	{ "tcp-tls", SOCK_STREAM, false, tls_client, talk_once, nothing },
+	{ "tcp-lines", SOCK_STREAM, false, lines_client, lines_once, nothing },
 	{ "udp-sendto", SOCK_DGRAM, false, udp_client, sendto_once, drain },
 	{ "udp-connect", SOCK_DGRAM, false, udp_client, udp_connect_once, nothing },
 	{ "dns", SOCK_DGRAM, true, write_question, dns_once, nothing },
@@ -203,8 +192,8 @@ static const struct operation *find_operation(const char *name)
 		if (!strcmp(operations[i].name, name))
 			return &operations[i];
 	fprintf(stderr,
-		"probe: operation: expected tcp, tcp-stream, udp-sendto, udp-connect or dns, "
-		"got %s\n",
+		"probe: operation: expected tcp, tcp-stream, tcp-http, tcp-tls, tcp-lines, "
+		"udp-sendto, udp-connect or dns, got %s\n",
 		name);
 	exit(2);
 }

@@ -14,6 +14,7 @@ from bench.course import (
     EMPTY,
     FEW,
     FEW_BY_NAME,
+    INSPECTED,
     JUDGED_ROADS,
     LOCAL,
     LOOKUP,
@@ -65,7 +66,9 @@ def latency_table(samples: Samples, rounds: int) -> Table:
         title="Connections and datagrams",
         note=f"Time against bare: the median of {rounds} ratios, each of two samples from one "
         f"round, and their quartiles. '{AGAIN}' is bare measured a second time: what differs from "
-        "1 there is noise. 'above empty' is agentwall less empty programs, the part that is ours.",
+        "1 there is noise. 'above empty' is agentwall less empty programs, the part that is ours. "
+        f"'{INSPECTED}' is agentwall that looks for the shipped signatures, as it does unless told "
+        "otherwise; what that costs a flow is in a table of its own.",
         header=["operation", "to", BARE, *SIDE_BY_SIDE, "above empty", "target"],
         rows=rows,
     )
@@ -167,8 +170,8 @@ def lookup_table(samples: Samples, rounds: int) -> Table:
         note="One lookup over UDP: socket, connect, question, the answer of dnsmasq across a "
         "veth, close. The question is judged, the answer read and its address learned. Two "
         "processes wake each other up on two processors, so this is less steady than the rest; "
-        f"'{LOOKUP.title}' in the last table is not. Medians of {rounds} samples and ratios, and "
-        "quartiles.",
+        f"'{LOOKUP.title}' under 'Where the time goes' is not. Medians of {rounds} samples "
+        "and ratios, and quartiles.",
         header=["", "a lookup", "against bare", "above bare"],
         rows=rows,
     )
@@ -202,6 +205,7 @@ def throughput_table(rates: Rates, rounds: int) -> Table:
                 f"{spread(of[BARE]).median:.1f} Gbit/s",
                 *(_against(of, name, BARE) for name in compared),
                 f">= {THROUGHPUT_TARGET}",
+                _against(of, INSPECTED, AGENTWALL),
                 _against(of, TEN_THOUSAND, NFTABLES),
             ]
         )
@@ -210,8 +214,12 @@ def throughput_table(rates: Rates, rounds: int) -> Table:
         note="One TCP stream of iperf3 across a veth, received rate against bare: the median of "
         f"{rounds} ratios and their quartiles. It needs two processors to itself; where it has "
         "not, '64 KiB sent and read' above, both ends in one thread, is the steadier figure. The "
-        "last column has 10 000 entries on both sides.",
-        header=["direction", BARE, *compared, "target", "agentwall against nftables"],
+        "last column has 10 000 entries on both sides; the one before it is the wall with the "
+        "shipped signatures against the wall without.",
+        header=[
+            *("direction", BARE, *compared, "target"),
+            *("signatures against none", "agentwall against nftables"),
+        ],
         rows=rows,
     )
 

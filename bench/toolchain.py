@@ -20,7 +20,7 @@ class Built:
 
 
 def build(directory: Path) -> Built:
-    """Compile ``probe.c`` and ``empty.bpf.c`` into *directory*.
+    """Compile the probe and ``empty.bpf.c`` into *directory*.
 
     Raises:
         subprocess.CalledProcessError: A compiler refused; its messages went to stderr.
@@ -28,7 +28,8 @@ def build(directory: Path) -> Built:
     directory.mkdir(parents=True, exist_ok=True)
     built = Built(probe=directory / "probe", empty_object=directory / "empty.bpf.o")
     strict = ["-O2", "-Wall", "-Werror"]
-    subprocess.run(["cc", *strict, "-o", built.probe, HERE / "probe.c"], check=True)
+    parts = [HERE / "probe.c", HERE / "talk.c"]
+    subprocess.run(["cc", *strict, "-o", built.probe, *parts], check=True)
     # Debian keeps asm/types.h in the multiarch directory, which clang leaves out for bpf.
     headers = f"-I/usr/include/{platform.machine()}-linux-gnu"
     source, target = str(HERE / "empty.bpf.c"), ["-g", "-target", "bpf", headers]

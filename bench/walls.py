@@ -12,10 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentwall.daemon.belt import put_on
+from agentwall.daemon.inspection import Search, begin_search
+from agentwall.detect.judging import masks_of
 from agentwall.flow.record import SandboxKey
 from agentwall.host.netns import netns_cookie
+from agentwall.kernel.counters import Counters
 from agentwall.kernel.maps import SandboxSettings
-from agentwall.kernel.wall import Counters, Wall
+from agentwall.kernel.wall import Wall
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.evaluate import loopback_scope
 from agentwall.policy.load import load_policy
@@ -23,6 +26,7 @@ from agentwall.policy.model import REFUSALS, Policy
 from agentwall.policy.tables import RuleTables
 from bench.ground import FAR_ADDRESS, Ground, make_cgroup, run
 from bench.policies import PERMITTED_NAME
+from bench.searches import Sought
 from bench.variants import PROBE_CPU, Place
 
 SANDBOX = SandboxKey(1)
@@ -39,15 +43,19 @@ class Agentwall:
     policy: Policy
     resolving: Path | None = None
     """The probe, where the sandbox has to resolve the permitted name before it is measured."""
+    sought: Sought | None = None
+    """What is looked for in flows; None: nothing."""
     tables: RuleTables = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tables", compile_policy(self.policy))
 
     @classmethod
-    def from_file(cls, path: Path, *, resolving: Path | None = None) -> Agentwall:
+    def from_file(
+        cls, path: Path, *, resolving: Path | None = None, sought: Sought | None = None
+    ) -> Agentwall:
         """Load and compile the policy at *path*."""
-        return cls(load_policy(path), resolving)
+        return cls(load_policy(path), resolving, sought)
 
     def settings(self) -> SandboxSettings:
         """Return how a sandbox is judged that lives in the caller's network namespace."""
@@ -70,8 +78,20 @@ class Agentwall:
         settings = replace(settings, belt=settings.dns is not None)
         with make_cgroup() as cgroup, Wall.load() as wall, _reading(wall):
             wall.apply(GENERATION, self.tables)
+            settings = self._inspected(wall, settings)
             place = Place(ground, cgroup, lambda: self._measured(wall, place, settings))
             yield place
+
+    def _inspected(self, wall: Wall, settings: SandboxSettings) -> SandboxSettings:
+        if self.sought is None:
+            return settings
+        search = Search(
+            signatures=self.sought.signatures,
+            automaton=self.sought.automaton,
+            masks=masks_of(self.policy, self.tables, self.sought.signatures),
+            depth_bytes=self.policy.detect.depth_bytes,
+        )
+        return replace(settings, inspection=begin_search(wall, search, GENERATION))
 
     @contextmanager
     def _measured(self, wall: Wall, place: Place, settings: SandboxSettings) -> Iterator[None]:
@@ -109,8 +129,8 @@ def resolve(probe: Path, place: Place) -> None:
 # A figure for refused traffic, or for lost events, would be another figure.
 def _expect_nothing_denied(counters: Counters) -> None:
     lost = (counters.lost_denials, counters.lost_flows, counters.lost_totals, counters.lost_names)
-    if any((counters.denied, counters.probes, *lost)):
-        raise RuntimeError(f"agentwall: expected nothing denied and nothing lost, got {counters}")
+    if any((counters.denied, counters.probes, counters.matches, counters.lost_excerpts, *lost)):
+        raise RuntimeError(f"agentwall: expected nothing denied, matched or lost, got {counters}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +163,7 @@ def _read_until(wall: Wall, stop: threading.Event) -> None:
     while not stop.is_set():
         if select.select([wall], [], [], 0.05)[0]:
             wall.attempts()
+            wall.excerpts()
         if time.monotonic() - taken > _TOTALS_S:
             wall.totals()
             taken = time.monotonic()

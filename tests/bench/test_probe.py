@@ -70,6 +70,24 @@ def test_stream_arrives_whole(built, ground):
     assert _count(ground, "IpExtOutOctets") >= int(operations) * 65536
 
 
+@pytest.mark.parametrize(
+    ("operation", "least"), [("tcp-http", 600), ("tcp-tls", 600), ("tcp-lines", 65_536)]
+)
+def test_new_flows_say_something(built, ground, operation, least):
+    """Each operation is a connection of its own, over which all of its bytes go."""
+    counters = ("TcpActiveOpens", "IpExtOutOctets")
+    before = [_count(ground, counter) for counter in counters]
+
+    ns, operations = run(*ground.inside(built.probe, operation, "64")).split()
+
+    opened, octets = (
+        _count(ground, counter) - then for counter, then in zip(counters, before, strict=True)
+    )
+    assert float(ns) > 0
+    assert opened == int(operations)
+    assert octets >= int(operations) * least
+
+
 def test_udp_connect_sends_nothing(built, ground):
     """The third operation is connect() alone."""
     before = _count(ground, "UdpOutDatagrams")
@@ -110,7 +128,8 @@ def test_unknown_name_is_no_lookup(built, ground):
     [
         (
             ["ping", "64"],
-            "expected tcp, tcp-stream, udp-sendto, udp-connect or dns, got ping",
+            "expected tcp, tcp-stream, tcp-http, tcp-tls, tcp-lines, udp-sendto, udp-connect or "
+            "dns, got ping",
         ),
         (["tcp", "31"], "rounds: expected at least 32, got 31"),
         (["--address", "example", "tcp", "64"], "address: expected a numeric address"),

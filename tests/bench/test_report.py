@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import course, report
+from bench import course, report, report_inspection
 from bench.course import LEGS, PROFILED_LEGS
 from bench.events import KINDS, events_table
 from bench.footprint import footprint_table
@@ -20,6 +20,9 @@ _FACTORS = {
     course.EMPTY: 1.25,
     course.NFTABLES: 1.2,
     course.AGENTWALL: 1.5,
+    course.INSPECTED: 1.6,
+    course.FEW_SIGNATURES: 2.0,
+    course.MANY_SIGNATURES: 2.0,
     course.TEN_THOUSAND: 1.8,
     course.BESIDE: 1.02,
     course.FEW: 1.65,
@@ -60,6 +63,7 @@ def test_latency_is_relative_to_bare():
         "1.250 (1.250-1.250)",
         "1.200 (1.200-1.200)",
         "1.500 (1.500-1.500)",
+        "1.600 (1.600-1.600)",
         "375 ns",
         "<= 1.05",
     ]
@@ -105,7 +109,63 @@ def test_throughput_is_relative_to_bare():
     row = report.throughput_table(_rates(), 1).rows[0]
 
     assert row[1] == "10.0 Gbit/s"
-    assert row[5:] == [_steady(2 / 3), _steady(5 / 9), ">= 0.97", _steady(2 / 3)]
+    assert row[5:8] == [_steady(2 / 3), _steady(1 / 1.6), _steady(5 / 9)]
+    assert row[8:] == [">= 0.97", _steady(1.5 / 1.6), _steady(2 / 3)]
+
+
+def test_signatures_are_relative_to_the_wall_without():
+    """New flows that say something come first, beside bare and beside the wall alone."""
+    table = report_inspection.inspection_table(_samples(), 2)
+
+    assert table.rows[0] == [
+        "TCP connect, HTTP request and answer, close",
+        "local address",
+        "1500 ns",
+        _steady(1.01),
+        _steady(1.25),
+        _steady(1.5),
+        _steady(1.6),
+        _steady(1.6 / 1.5),
+        "150 ns",
+    ]
+    assert len(table.rows) == 12
+
+
+def test_bytes_are_told_above_the_wall():
+    """Connecting is in both, so it is taken off: what is left is the reading."""
+    costs = {
+        (course.LINES.title, "cgroup_inet_egress", name): Cost(runs=2, ns=ns)
+        for name, ns in (
+            (course.AGENTWALL, 100.0),
+            (course.INSPECTED, 100.0 + 32_768),
+            (course.FEW_SIGNATURES, 100.0 + 65_536),
+            (course.MANY_SIGNATURES, 100.0 + 65_536),
+        )
+    }
+
+    rows = report_inspection.bytes_table(_samples(), costs, 2).rows
+
+    assert [row[0] for row in rows] == ["shipped", "50 signatures", "1 000 signatures"]
+    assert [row[3] for row in rows] == [_steady(0.2), _steady(1), _steady(1)]
+    assert [row[4:] for row in rows] == [
+        ["1.00 ns", "0.500", "-"],
+        ["2.00 ns", "1.000", "-"],
+        ["2.00 ns", "1.000", "1.0"],
+    ]
+
+
+def test_signatures_time_is_told_by_hook():
+    """An operation's time at a hook, above the wall's; hooks that read nothing are left out."""
+    title = course.TALKS[0].title
+    costs = {
+        (title, hook, name): Cost(runs=2, ns=ns)
+        for hook in ("cgroup_inet_egress", "cgroup_inet4_connect")
+        for name, ns in ((course.EMPTY, 50.0), (course.AGENTWALL, 100.0), (course.INSPECTED, 400.0))
+    }
+
+    rows = report_inspection.inspected_programs_table(costs).rows
+
+    assert rows == [[title, "cgroup_inet_egress", "2.00", "50 ns", "100 ns", "400 ns", "600 ns"]]
 
 
 def test_programs_are_relative_to_empty_ones():

@@ -4,22 +4,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from agentwall.detect.signature import SignatureSet
 from bench.course import (
     AGENTWALL,
     EMPTY,
     FEW_BY_NAME,
+    FEW_SIGNATURES,
+    INSPECTED,
+    LINES,
     LOCAL,
     LOOKUP,
     OPERATIONS,
     PROFILED_LEGS,
+    Leg,
 )
 from bench.ground import FAR_ADDRESS, LOCAL_ADDRESS, lay_ground, run
 from bench.latency import sample
 from bench.policies import write_policy
 from bench.programs import measure_programs
+from bench.searches import compile_sought, generate_signatures
 from bench.toolchain import build
 from bench.variants import Bare, EmptyPrograms, Nftables, prepare_all
 from bench.walls import Agentwall, Beside
@@ -91,8 +98,12 @@ def test_nftables_permits_only_its_set():
 def test_wall_runs_once_an_operation(built, wall, named):
     """The run statistics count the programs that the probe's operations pass."""
     variants = {EMPTY: EmptyPrograms(built.empty_object), AGENTWALL: wall, FEW_BY_NAME: named}
+    legs = [
+        replace(leg, variants=[name for name in leg.variants if name in variants])
+        for leg in PROFILED_LEGS
+    ]
     with prepare_all(variants) as places:
-        costs = measure_programs(built.probe, places, PROFILED_LEGS, 1, lambda _: None)
+        costs = measure_programs(built.probe, places, legs, 1, lambda _: None)
 
     for name in variants:
         assert costs[_UDP_CONNECT.title, "cgroup_inet4_connect", name].runs == 1
@@ -102,6 +113,32 @@ def test_wall_runs_once_an_operation(built, wall, named):
     for name in (EMPTY, FEW_BY_NAME):
         assert costs[LOOKUP.title, "cgroup_inet_egress", name].runs == 1
         assert costs[LOOKUP.title, "cgroup_inet_ingress", name].runs == 1
+
+
+def test_flow_is_read_only_with_signatures(built, wall):
+    """What is looked for in 64 KiB of JSON lines takes many times as long as judging them."""
+    sought, _ = compile_sought(generate_signatures(10))
+    variants = {AGENTWALL: wall, FEW_SIGNATURES: Agentwall(wall.policy, sought=sought)}
+    legs = [Leg(LINES, LOCAL, list(variants))]
+    with prepare_all(variants) as places:
+        costs = measure_programs(built.probe, places, legs, 1, lambda _: None)
+
+    took = {name: costs[LINES.title, "cgroup_inet_egress", name].ns for name in variants}
+    assert took[FEW_SIGNATURES] > 20 * took[AGENTWALL]
+
+
+def test_match_is_no_sample(built, tmp_path):
+    """A figure for flows in which something was found would be another figure."""
+    path = write_policy(tmp_path / "alerting")
+    path.write_text(path.read_text() + "detect: {mining: alert}\n")
+    (one,) = generate_signatures(1).signatures
+    matching = replace(one, pattern='"method": "status.get"')
+    sought, _ = compile_sought(SignatureSet(signatures=(matching,), indicators=(), digest=""))
+    refused = pytest.raises(RuntimeError, match="expected nothing denied, matched or lost")
+    with prepare_all({INSPECTED: Agentwall.from_file(path, sought=sought)}) as places:
+        place = places[INSPECTED]
+        with refused, place.in_force():
+            sample(built.probe, LINES, LOCAL, place)
 
 
 def test_name_is_learned_anew_for_every_sample(built, named):
