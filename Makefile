@@ -24,12 +24,14 @@ CMD ?= uname -r
 
 # Each set-up step looks at the machine itself, so there are no stamp files to go stale.
 PACKAGE_SETS := $(addprefix packages-,build demo test bench vm)
-.PHONY: $(PACKAGE_SETS) venv
+.PHONY: $(PACKAGE_SETS) venv clients
 $(PACKAGE_SETS): packages-%:
 	@tools/setup.sh packages $*
 packages-demo packages-test packages-bench packages-vm: packages-build
 venv: packages-build
 	@tools/setup.sh venv
+clients:
+	@tools/setup.sh clients
 
 # Under a lock: tests running side by side may ask for the object at the same time.
 bpf: packages-build
@@ -58,8 +60,8 @@ format: venv
 	.venv/bin/clang-format -i $(C_FILES)
 
 # The limit is for a test that hangs. pytest's exit code 5, no test found, is a failure like any other.
-pytest: setup packages-demo packages-test packages-bench
-	$(AS_ROOT) timeout --foreground -k 10 900 $(PYTHON) -m pytest
+pytest: setup packages-demo packages-test packages-bench clients
+	$(AS_ROOT) timeout --foreground -k 10 1800 $(PYTHON) -m pytest
 
 test: lint pytest
 ifeq ($(AGENTWALL_MATRIX),yes)

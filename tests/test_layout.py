@@ -14,6 +14,7 @@ from rig.tree import ROOT, files_of, plant
 TESTED_ELSEWHERE = {
     "__main__.py": "tests/cli/test_main.py runs python -m agentwall",
     "policy/document.py": "the keys as users see them: tests/policy/test_load.py, test_schema.py",
+    "policy/detect_document.py": "each key and wrong value: tests/policy/test_detect_merge.py",
     "policy/source.py": "each kind of broken YAML by its message: tests/policy/test_load.py",
     "policy/wording.py": "each message it words: tests/policy/test_load.py",
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,6 +84,17 @@ def test_installed_policies(installed):
         done = run_installed(installed, "policy", "check", str(policy))
 
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_installed_signatures(installed):
+    """The shipped signatures are found there, and each holds to its examples."""
+    listed = run_installed(installed, "signature", "ls", "--format", "json")
+    tested = run_installed(installed, "signature", "test")
+
+    assert listed.returncode == 0, listed.stderr
+    found = json.loads(listed.stdout)["signatures"]
+    assert {"mining", "tunnel", "p2p"} == {each["class"] for each in found}
+    assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_installed_refuses_a_bad_policy(installed, tmp_path):

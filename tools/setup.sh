@@ -4,6 +4,7 @@
 # what is missing; is quick and silent when nothing is.
 #   setup.sh packages SET...   Debian packages of these sets of tools/packages.txt
 #   setup.sh venv              .venv with agentwall in editable mode and its test extra
+#   setup.sh clients           build/clients with the npm packages of tests/clients/package.json
 #   setup.sh as-root CMD...    CMD as root, through sudo where need be
 # With AGENTWALL_NO_INSTALL=1 it names what is missing and stops with exit code 1.
 set -euo pipefail
@@ -109,8 +110,24 @@ venv() {
 	echo "$key" >"$stamp"
 }
 
+# Real clients for tests. npm comes from Debian only where there is none: another one, such as that of
+# node's own packages, would be in its way. No script of a package is run. Where nothing can be fetched
+# the tests of these clients are skipped and say so.
+clients() {
+	local stamp=build/clients/package.json
+	cmp -s tests/clients/package.json "$stamp" && [ -d build/clients/node_modules ] && return
+	refuse_when_told "build/clients is absent or was made from another package.json"
+	command -v npm >/dev/null || packages clients
+	say "installing into build/clients with npm: what tests/clients/package.json names"
+	mkdir -p build/clients && cp tests/clients/package.json "$stamp"
+	(cd build/clients && npm install --ignore-scripts --no-audit --no-fund --no-package-lock \
+		--loglevel=error) && return
+	rm -f "$stamp"
+	say "npm fetched nothing: tests of real clients will be skipped" >&2
+}
+
 case ${1:-} in
-packages | venv) "$@" ;;
+packages | venv | clients) "$@" ;;
 as-root) shift && as_root "$@" ;;
-*) die "usage: tools/setup.sh packages SET... | venv | as-root CMD..." ;;
+*) die "usage: tools/setup.sh packages SET... | venv | clients | as-root CMD..." ;;
 esac

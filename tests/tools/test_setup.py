@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rig.tree import ROOT
 
-SETS = {"build", "demo", "test", "bench", "vm"}
+SETS = {"build", "demo", "test", "clients", "bench", "vm"}
 
 
 @pytest.fixture
@@ -63,6 +63,45 @@ def test_makes_no_environment_when_told_not_to(tree):
     assert done.returncode == 1
     assert ".venv is absent" in done.stderr
     assert not (tree / ".venv").exists()
+
+
+def test_fetches_no_clients_when_told_not_to(tree):
+    """Without build/clients it stops and leaves none behind; with those wanted it is silent."""
+    wanted = tree / "tests/clients/package.json"
+    wanted.parent.mkdir(parents=True)
+    wanted.write_text("{}")
+    refused = setup(tree, "clients")
+
+    assert refused.returncode == 1
+    assert "build/clients is absent" in refused.stderr
+    assert not (tree / "build").exists()
+
+    (tree / "build/clients/node_modules").mkdir(parents=True)
+    shutil.copy(wanted, tree / "build/clients")
+    done = setup(tree, "clients")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_tests_run_without_clients(tree):
+    """Where npm fetches nothing that is said, and setting up goes on."""
+    wanted = tree / "tests/clients/package.json"
+    wanted.parent.mkdir(parents=True)
+    wanted.write_text("{}")
+    npm = tree / "bin/npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\nexit 1\n")
+    npm.chmod(0o755)
+    done = subprocess.run(
+        [tree / "tools/setup.sh", "clients"],
+        env={"PATH": f"{npm.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "npm fetched nothing: tests of real clients will be skipped" in done.stderr
+    assert not (tree / "build/clients/package.json").exists()
 
 
 def test_package_list():
