@@ -14,7 +14,7 @@ from rig.tree import ROOT
 from agentwall.detect.signature_check import check_signatures
 from agentwall.detect.signature_document import MODELS, SignatureFile
 from agentwall.detect.signature_load import load_files
-from agentwall.policy.schema import json_schema
+from agentwall.policy.schema import json_schema, keys_markdown
 
 DOCS = ROOT / "docs"
 SCHEMA = json.loads(json_schema(SignatureFile))
@@ -39,18 +39,18 @@ NAMES = {
 
 
 def _generator():
-    spec = spec_from_file_location("generator", DOCS / "generate_signature_reference.py")
+    spec = spec_from_file_location("generator", DOCS / "generate_references.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_files_are_up_to_date():
-    """docs/generate_signature_reference.py has been run since the model changed."""
+    """docs/generate_references.py has been run since the model changed."""
     reference = (DOCS / "signatures.md").read_text()
 
     assert (DOCS / "signature.schema.json").read_text() == json_schema(SignatureFile)
-    assert _generator().with_keys(reference) == reference
+    assert _generator().with_keys(reference, keys_markdown(MODELS)) == reference
 
 
 def _examples():

@@ -17,7 +17,7 @@ from agentwall.net.reserved import ALL_BLOCKS
 from agentwall.policy.document import LATER_KEYS
 from agentwall.policy.evaluate import evaluate, evaluate_name, loopback_scope
 from agentwall.policy.load import load_policy
-from agentwall.policy.schema import json_schema
+from agentwall.policy.schema import json_schema, keys_markdown
 
 DOCS = ROOT / "docs"
 SCHEMA = json.loads(json_schema())
@@ -39,25 +39,25 @@ NAME_TERMS = {"shared_suffix", "sni", "ech", "quic"}
 
 
 def _generator():
-    spec = spec_from_file_location("generator", DOCS / "generate_policy_reference.py")
+    spec = spec_from_file_location("generator", DOCS / "generate_references.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_files_are_up_to_date():
-    """docs/generate_policy_reference.py has been run since the model changed."""
+    """docs/generate_references.py has been run since the model changed."""
     reference = (DOCS / "policy-reference.md").read_text()
 
     assert (DOCS / "policy.schema.json").read_text() == json_schema()
-    assert _generator().with_keys(reference) == reference
+    assert _generator().with_keys(reference, keys_markdown()) == reference
 
 
 def test_generator_replaces_old_tables():
     """Whatever stood between the marks is replaced, what stands around them is kept."""
     generator = _generator()
     text = f"head\n{generator.BEGIN}old\n{generator.END}tail\n"
-    found = generator.with_keys(text)
+    found = generator.with_keys(text, keys_markdown())
 
     assert found.startswith(f"head\n{generator.BEGIN}### A policy\n")
     assert found.endswith(f"|\n{generator.END}tail\n")
