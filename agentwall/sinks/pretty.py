@@ -28,6 +28,7 @@ from agentwall.sinks.pretty_findings import findings_section
 from agentwall.sinks.pretty_parts import (
     SEVERITY_STYLES,
     VERDICT_STYLES,
+    grouped_table,
     item,
     lines,
     remark,
@@ -146,22 +147,14 @@ def _denials(report: AuditReport, is_narrow: bool) -> Iterable[RenderableType]:
         yield title(nothing_denied(report), "green")
         return
     yield title("Denied", "bold red")
-    shown = table()
-    shown.add_column("Severity", no_wrap=True)
-    shown.add_column("Times", justify="right", no_wrap=True)
-    if is_narrow:
-        shown.add_column("What, who and why", ratio=1, overflow="fold")
-    else:
-        shown.add_column("What and where to", ratio=6, overflow="fold")
-        shown.add_column("Who", ratio=4, overflow="fold")
-        shown.add_column("Why, and what would permit it", ratio=10, overflow="fold")
     several = len({row.sandbox for row in report.denials}) > 1
     groups = collapse(report.denials)
-    for group in groups[:MAX_DENIALS]:
-        severity, times, *rest = _denial(group, several)
-        cells = [Text("\n").join(rest)] if is_narrow else rest
-        shown.add_row(severity, times, *cells)
-    yield shown
+    yield grouped_table(
+        "What, who and why",
+        ("What and where to", "Who", "Why, and what would permit it"),
+        (_denial(group, several) for group in groups[:MAX_DENIALS]),
+        is_narrow=is_narrow,
+    )
     yield from remark(unlisted_words(MAX_DENIALS, len(groups), report.totals.unlisted_denials))
 
 

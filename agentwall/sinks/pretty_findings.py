@@ -23,9 +23,9 @@ from agentwall.sinks.finding_words import (
 from agentwall.sinks.pretty_parts import (
     SEVERITY_STYLES,
     VERDICT_STYLES,
+    grouped_table,
     lines,
     remark,
-    table,
     title,
 )
 from agentwall.sinks.report_rows import AuditReport
@@ -42,24 +42,16 @@ def findings_section(report: AuditReport, is_narrow: bool) -> Iterable[Renderabl
             yield title("Nothing was found", "green")
         return
     yield title("Found", "bold red")
-    shown = table()
-    shown.add_column("Severity", no_wrap=True)
-    shown.add_column("Times", justify="right", no_wrap=True)
-    if is_narrow:
-        shown.add_column("What, where, who and why", ratio=1, overflow="fold")
-    else:
-        shown.add_column("What and where", ratio=6, overflow="fold")
-        shown.add_column("Who", ratio=4, overflow="fold")
-        remedies = any(row.remedy for row in rows)
-        why = "Why, and what would let it pass" if remedies else "Why"
-        shown.add_column(why, ratio=10, overflow="fold")
+    remedies = any(row.remedy for row in rows)
+    why = "Why, and what would let it pass" if remedies else "Why"
     several = len({row.sandbox for row in rows}) > 1
     groups = collapse_findings(rows)
-    for group in groups[:MAX_FINDINGS]:
-        severity, times, *rest = _finding(group, several)
-        cells = [Text("\n").join(rest)] if is_narrow else rest
-        shown.add_row(severity, times, *cells)
-    yield shown
+    yield grouped_table(
+        "What, where, who and why",
+        ("What and where", "Who", why),
+        (_finding(group, several) for group in groups[:MAX_FINDINGS]),
+        is_narrow=is_narrow,
+    )
     yield from remark(unlisted_words(MAX_FINDINGS, len(groups), report.totals.unlisted_findings))
 
 

@@ -44,6 +44,33 @@ def table() -> Table:
     )
 
 
+def grouped_table(
+    narrow: str,
+    headings: tuple[str, str, str],
+    groups: Iterable[Iterable[Text]],
+    *,
+    is_narrow: bool,
+) -> Table:
+    """Return the table of what was denied or found.
+
+    Args:
+        narrow: Heading of the one column that a narrow terminal has room for.
+        headings: What, who and why.
+        groups: Of each row its severity, how often, and the three columns.
+        is_narrow: Put the three below each other.
+    """
+    shown = table()
+    shown.add_column("Severity", no_wrap=True)
+    shown.add_column("Times", justify="right", no_wrap=True)
+    columns = ((narrow, 1),) if is_narrow else zip(headings, (6, 4, 10), strict=True)
+    for heading, ratio in columns:
+        shown.add_column(heading, ratio=ratio, overflow="fold")
+    for severity, times, *rest in groups:
+        cells = [Text("\n").join(rest)] if is_narrow else rest
+        shown.add_row(severity, times, *cells)
+    return shown
+
+
 def lines(parts: Sequence[Line]) -> Text:
     """Return the lines that say something, below each other."""
     return Text("\n").join(Text(words, style=style) for words, style in parts if words)
