@@ -5,7 +5,7 @@
 
 #include "scan.bpf.h"
 
-/* Sends an event with the last octets up to *end*, an offset in the packet. */
+/* Sends an event with the last octets up to the end of the match: where the reading stands. */
 static __always_inline void aw_report_match(struct __sk_buff *skb, struct aw_case *c,
 					    const struct aw_sandbox *sandbox,
 					    struct aw_socket *socket, const struct aw_work *work,

@@ -12,12 +12,13 @@ from agentwall.detect.scan import Scanner
 from agentwall.detect.signature import Side, Transport
 from agentwall.net.endpoint import L4Protocol
 
-_TRANSPORTS: Mapping[int, Transport] = {
+TRANSPORTS: Mapping[int, Transport] = {
     L4Protocol.TCP: Transport.TCP,
     L4Protocol.UDP: Transport.UDP,
     L4Protocol.ICMP: Transport.ICMP,
     L4Protocol.ICMPV6: Transport.ICMP,
 }
+"""What signatures of which transport are looked for in, by IP protocol."""
 _MIDSTREAM_CUTS = 8
 """Packets of a stream seen from the middle that are looked at on their own ..."""
 _MIDSTREAM_BYTES = 4096
@@ -70,7 +71,7 @@ def _kinds() -> list[tuple[Side, bool]]:
 def _said(conversations: Sequence[Conversation]) -> dict[Transport, list[_Said]]:
     """Return by transport what is scanned together, one entry for each of :func:`_kinds`."""
     found: dict[Transport, list[_Said]] = {each: [([], []) for _ in _kinds()] for each in Transport}
-    of_protocol = {number: found[transport] for number, transport in _TRANSPORTS.items()}
+    of_protocol = {number: found[transport] for number, transport in TRANSPORTS.items()}
     for number, conversation in enumerate(conversations):
         said = of_protocol.get(conversation.server.protocol)
         if said is None:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
+from agentwall.capture.matching import TRANSPORTS
 from agentwall.capture.reader import read_captures
 from agentwall.cli import failures
 from agentwall.detect.automaton import Automaton
@@ -15,15 +16,7 @@ from agentwall.detect.scan import scan
 from agentwall.detect.signature import Side, SignatureSet, Transport
 from agentwall.host.signature_files import automaton_of
 from agentwall.net.destination import describe_destination
-from agentwall.net.endpoint import L4Protocol
 from agentwall.sinks.escape import printable
-
-_TRANSPORTS: Mapping[int, Transport] = {
-    L4Protocol.TCP: Transport.TCP,
-    L4Protocol.UDP: Transport.UDP,
-    L4Protocol.ICMP: Transport.ICMP,
-    L4Protocol.ICMPV6: Transport.ICMP,
-}
 
 
 def search_captures(paths: Sequence[str], signatures: SignatureSet) -> int:
@@ -59,7 +52,7 @@ def search(conversation: Conversation, automaton: Automaton) -> Iterator[tuple[S
 
     What is seen from the middle has no beginning, and so nothing matches there.
     """
-    transport = _TRANSPORTS.get(conversation.server.protocol)
+    transport = TRANSPORTS.get(conversation.server.protocol)
     seen: set[tuple[Side, int]] = set()
     for side, data in _said(conversation):
         if transport is None:

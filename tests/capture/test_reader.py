@@ -31,14 +31,12 @@ from capture.making import (
     section,
     udp,
 )
-from hypothesis import HealthCheck, settings
 
 from agentwall.capture.reader import EARLY, read_captures
 from agentwall.detect.signature import Side
 from agentwall.net.endpoint import Endpoint
 
 NS = 1_000_000_000
-REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def at(address: str, port: int, protocol: int = 6) -> Endpoint:
