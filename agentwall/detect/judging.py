@@ -40,7 +40,7 @@ class Masks:
     """A policy in terms of the groups of a signature set, one bit each."""
 
     blocks: int
-    """Groups of the classes whose response is ``block``."""
+    """Groups of the classes whose response cuts: ``block``, ``freeze`` or ``kill``."""
     alerts: int
     """Groups of the classes whose response is ``alert``."""
     excepts: Mapping[int, int]
@@ -97,14 +97,14 @@ def masks_of(policy: Policy, tables: RuleTables, signatures: SignatureSet) -> Ma
         if mask:
             excepts[index] = mask
     return Masks(
-        blocks=by_response[Response.BLOCK],
+        blocks=sum(mask for response, mask in by_response.items() if response.cuts),
         alerts=by_response[Response.ALERT],
         excepts=excepts,
     )
 
 
 def judge(found: Finding | Signature, policy: Policy, rule: Rule | None) -> Response:
-    """Return what follows on *found* in enforce mode; in the other modes BLOCK only would.
+    """Return what follows on *found* in enforce mode; in the others nothing is cut or stopped.
 
     Args:
         found: For what the automaton matched, the signature: that is all the kernel knows, whatever
@@ -115,13 +115,14 @@ def judge(found: Finding | Signature, policy: Policy, rule: Rule | None) -> Resp
 
     Returns:
         OFF where it is not looked for: the class is off, the rule excepts it, or the signature only
-        hands the flow over. ALERT also where the policy says block, but *found* is not sure enough
-        or nothing is left to cut: low confidence, experimental, behaviour, a name on a list.
+        hands the flow over. ALERT also where the policy says block, freeze or kill, but *found* is
+        not sure enough or nothing is left to cut: low confidence, experimental, behaviour, a name
+        on a list.
     """
     if isinstance(found, Signature) and found.hand_over:
         return Response.OFF
     response = response_to(policy, found.cls, found.dialect, rule)
-    return Response.ALERT if response is Response.BLOCK and not _may_block(found) else response
+    return Response.ALERT if response.cuts and not _may_block(found) else response
 
 
 def _may_block(found: Finding | Signature) -> bool:

@@ -17,6 +17,9 @@ import numpy.typing as npt
 
 from agentwall.detect.automaton import Automaton
 from agentwall.detect.budget import BudgetError
+from agentwall.detect.judging import group_bits
+from agentwall.detect.packed import HAND_OVER, PackedTable
+from agentwall.detect.signature import SignatureSet
 
 GROUPS = 256
 """``AW_GROUPS`` in ``bpf/signatures.h``."""
@@ -76,6 +79,46 @@ def pack(automaton: Automaton) -> Packed:
         base=base[:-1].astype(np.uint32),
         next=table,
     )
+
+
+def pack_table(automaton: Automaton, signatures: SignatureSet) -> PackedTable:
+    """Return *automaton* as the kernel's table holds it.
+
+    Args:
+        automaton: Of *signatures*.
+        signatures: Their groups become bits.
+
+    Raises:
+        BudgetError: More groups than the kernel has bits for, or more cells than room.
+    """
+    masks = _masks(automaton, signatures)
+    packed = pack(automaton)
+    return PackedTable(
+        states=automaton.states,
+        first_accepting=automaton.first_accepting,
+        starts=dict(automaton.starts),
+        accepts=automaton.accepts,
+        masks=masks,
+        accept_of=automaton.accept_of.astype(np.uint16, copy=False).tobytes(),
+        end_of=automaton.end_of.astype(np.uint16, copy=False).tobytes(),
+        base=packed.base.tobytes(),
+        next=packed.next.tobytes(),
+        group_of=packed.group_of.tobytes(),
+        classes=packed.classes.tobytes(),
+    )
+
+
+def _masks(automaton: Automaton, signatures: SignatureSet) -> tuple[tuple[int, int], ...]:
+    bits = group_bits(signatures)
+    found = []
+    for matched in automaton.accepts:
+        groups = certain = 0
+        for one in (signatures.signatures[number] for number in matched):
+            bit = HAND_OVER if one.hand_over else 1 << bits[one.group]
+            groups |= bit
+            certain |= bit if one.blocks else 0
+        found.append((groups, certain))
+    return tuple(found)
 
 
 def _partitions(table: npt.NDArray[np.uint16]) -> _Partition:

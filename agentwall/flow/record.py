@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from agentwall.flow.finding import Finding
+from agentwall.flow.origin import Origin
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint
 
@@ -164,6 +165,16 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyInForce:
+    """Which policy judges a sandbox, as its events name it."""
+
+    name: str
+    phase: str | None = None
+    commit: str | None = None
+    """Of the git checkout that the policy was read from, hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
     """A sandbox as events name it."""
 
@@ -171,6 +182,15 @@ class Sandbox:
     cgroup: str
     """Path below the cgroup v2 mount, starting with ``/``."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    """Such as ``run``, ``episode`` and ``step``: what the harness said of it at the time."""
+    origin: Origin | None = None
+    """None under ``agentwall run``."""
+    policy: PolicyInForce | None = None
+    """None under ``agentwall run``, whose start names it."""
+
+
+HOST = Sandbox(id="host", cgroup="")
+"""In place of a sandbox, in records about the daemon itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +272,8 @@ class DetectionRecord:
     """The rule that permits the flow."""
     bytes_left: int | None
     """How many bytes of the message had left before it was cut; None where nothing was."""
+    count: int = 1
+    """How many equal ones the record stands for."""
 
 
 Record = FlowRecord | GapRecord | StateRecord | DetectionRecord

@@ -28,7 +28,7 @@ from agentwall.policy.values import (
 _DEFAULT = Detect()
 _BLOCK_NOTE = (
     "`off`, `alert` or `block`: what is sure beyond doubt is cut off before it is out, all else "
-    "alerts."
+    "alerts. `freeze` and `kill` cut it off too, and stop or end the whole sandbox."
 )
 
 
@@ -81,7 +81,7 @@ class DnsExfilDocument(Map):
 
     response: Reaction = Field(
         default=DETECT_DEFAULTS[DetectionClass.DNS_EXFIL],
-        description="`off`, `alert` or `block`. As `dns_exfil: alert`, where nothing else is set.",
+        description="As `dns_exfil: alert`, where nothing else is set.",
         examples=["alert"],
     )
     questions_per_minute: Questions = Field(
@@ -128,8 +128,8 @@ class DetectDocument(Map):
     )
     dns_exfil: DnsExfilDocument = Field(
         default=DnsExfilDocument(),
-        description="Data in DNS questions: `off`, `alert`, `block`, or a map with thresholds. "
-        "`block` only alerts in this version.",
+        description="Data in DNS questions: `off`, `alert`, `block`, `freeze`, `kill`, or a map "
+        "with thresholds. All but `off` only alert in this version.",
         examples=["off", {"response": "alert", "questions_per_minute": 600}],
         json_schema_extra=_or_response(BLOCKABLE),
     )

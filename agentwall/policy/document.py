@@ -8,22 +8,26 @@ out parsed, see :mod:`agentwall.policy.values`. The counterpart is :mod:`agentwa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentwall.flow.verdict import Mode
 from agentwall.net.ports import EVERYTHING, parse_ports
 from agentwall.policy.detect_document import DetectDocument
+from agentwall.policy.dns_document import DnsDocument
 from agentwall.policy.document_map import Map
-from agentwall.policy.model import AskScope, Loopback, OnError, Section
+from agentwall.policy.match_document import MatchDocument
+from agentwall.policy.model import Loopback, OnError, Section
+from agentwall.policy.problems import show
 from agentwall.policy.suffixes import check_reach
 from agentwall.policy.values import (
     NAME_PATTERN,
     PATH_PATTERN,
-    Addresses,
+    PHASE_PATTERN,
     AllowPorts,
     BaseName,
     Cidr,
@@ -31,26 +35,24 @@ from agentwall.policy.values import (
     Destination,
     Excepted,
     Host,
+    PhaseMode,
     Ports,
     Proxy,
     Refusal,
-    Seconds,
-    Server,
-    Suffix,
     Version,
 )
 
 LISTS = (Section.ALLOW, Section.DENY, Section.INBOUND)
 """The sections that are lists of rules in a file."""
-LATER_KEYS = frozenset(("match", "phases"))
-"""Keys of the language that this version does not act on, and therefore refuses."""
+PHASE_LISTS = (Section.ALLOW, Section.DENY)
+"""Those that a phase may have too."""
 HTTPS: tuple[Ports, ...] = (parse_ports("443"),)
 """The ports of an allow rule on names that says none."""
 NO_PORTS = "expected a list of ports ([any] opens every port), got nothing"
-MAX_SERVERS = 8
-MAX_SEARCH = 8
-
 MAX_EXCEPTIONS = 32
+MAX_ENTRIES = 64
+"""Of ``match``."""
+MAX_PHASES = 16
 
 _NAMES = ("host", "host_file")
 _TERMS = ("shared_suffix", "sni", "ech", "quic")
@@ -234,41 +236,23 @@ class InboundRule(_RuleDocument):
     excepts: tuple[Excepted, ...] = _exceptions("lets in")
 
 
-class DnsDocument(Map):
-    """Whom the sandbox asks for names, and for which."""
+class PhaseDocument(Map):
+    """What holds in one phase of a sandbox, beside what always holds."""
 
-    servers: tuple[Server, ...] = Field(
+    mode: PhaseMode = Field(
+        default=None,
+        description="Instead of the policy's.",
+        examples=["audit"],
+    )
+    allow: tuple[AllowRule, ...] = Field(
         default=(),
-        min_length=1,
-        max_length=MAX_SERVERS,
-        description=f"The addresses of the name servers, at most {MAX_SERVERS}. Port 53 there, "
-        "UDP and TCP, needs no rule.",
-        examples=[["10.20.0.2", "2001:db8::53"], ["127.0.0.53"]],
+        description="What may be reached in this phase beside what the policy's `allow` says.",
+        examples=[[{"cidr": "10.20.9.0/24", "ports": [443]}]],
     )
-    search: tuple[Suffix, ...] = Field(
+    deny: tuple[DenyRule, ...] = Field(
         default=(),
-        max_length=MAX_SEARCH,
-        description="The search list of the sandbox's resolv.conf, at most "
-        f"{MAX_SEARCH} names. A permitted name followed by one of them may be asked for, and "
-        "opens nothing.",
-        examples=[["svc.cluster.example", "cluster.example"]],
-    )
-    names: AskScope = Field(
-        default=AskScope.ALLOWED_ONLY,
-        description="Which names may be asked for: `allowed-only`, those that some rule allows; "
-        "`any`, all that no rule denies.",
-        examples=["any"],
-    )
-    min_ttl: Seconds = Field(
-        default=60,
-        description="For how many seconds at least a learned address counts, 0-86400; longer if "
-        "the answer says so.",
-        examples=[300],
-    )
-    max_addresses: Addresses = Field(
-        default=1000,
-        description="How many addresses one name may have at a time, 1-65536.",
-        examples=[64],
+        description="What may not be reached in this phase, whatever any `allow` says.",
+        examples=[[{"cidr": "10.20.0.0/24", "ports": [8000]}]],
     )
 
 
@@ -327,7 +311,7 @@ class PolicyDocument(Map):
         description="Policies whose rules come first: `NAME.yaml` beside this file, then in "
         "/etc/agentwall/policies, then among those shipped with agentwall. Rules are joined; "
         "single values, and each key of `dns` and `detect`, are inherited unless this file sets "
-        "them; `name` and `tests` are not.",
+        "them; `name`, `match` and `tests` are not.",
         examples=[["base/rl-training"]],
     )
     allow: tuple[AllowRule, ...] = Field(
@@ -364,8 +348,33 @@ class PolicyDocument(Map):
         "Inherited key by key, as `dns`.",
         examples=[{"mining": "block", "tunnel": "block", "scan": "alert", "dns_exfil": "alert"}],
     )
+    match: tuple[MatchDocument, ...] = Field(
+        default=(),
+        max_length=MAX_ENTRIES,
+        description="Which sandboxes get this policy from the daemon: those that one of these "
+        f"entries fits, at most {MAX_ENTRIES}. `run -p` does not ask.",
+        examples=[[{"runtime": "docker", "labels": {"role": "rollout"}}]],
+    )
+    phases: dict[str, PhaseDocument] = Field(
+        default={},
+        max_length=MAX_PHASES,
+        description="What holds at one time and not at another, by the names of the phases, at "
+        f"most {MAX_PHASES}. The first one is where a sandbox begins. Of the policies that this "
+        "one extends each phase holds, before its own; the rules of one name are joined.",
+        examples=[{"setup": {"mode": "audit"}, "agent": {"deny": [{"cidr": "10.20.0.9"}]}}],
+        json_schema_extra={"propertyNames": {"pattern": f"^{PHASE_PATTERN}$"}},
+    )
     tests: tuple[TestRow, ...] = Field(
         default=(),
         description="Expectations, checked by `agentwall policy test`.",
         examples=[[{"to": "10.20.0.7:8000", "expect": "allow"}]],
     )
+
+    @field_validator("phases", mode="before")
+    @classmethod
+    def _has_names_of_phases(cls, value: object) -> object:
+        for name in value if isinstance(value, dict) else ():
+            if not re.fullmatch(PHASE_PATTERN, name):
+                problem = "expected lower case letters, digits and dashes as the name of a phase"
+                raise _at_key(name, f"{problem}, got {show(name)}")
+        return value

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +13,20 @@ from agentwall.errors import PolicyError, SourceLocation
 from agentwall.net.domain import NamePattern
 from agentwall.policy.document import (
     LISTS,
+    PHASE_LISTS,
     AllowRule,
     DenyRule,
     InboundRule,
     PolicyDocument,
 )
 from agentwall.policy.lists import parse_host_list, parse_prefix_list
-from agentwall.policy.model import RulePattern, RulePrefix, Section
+from agentwall.policy.model import RulePattern, RulePrefix
 from agentwall.policy.problems import Problems, show
 from agentwall.policy.source import Place, Source, parse_source
 from agentwall.policy.suffixes import check_reach
 from agentwall.policy.wording import validate
+
+RuleDocument = AllowRule | DenyRule | InboundRule
 
 SITE_POLICIES = Path("/etc/agentwall/policies")
 MAX_POLICY_BYTES = 16 << 20
@@ -62,8 +65,8 @@ class PolicyFile:
 
     source: Source
     document: PolicyDocument
-    lists: dict[tuple[Section, int], List]
-    """What the ``cidr_file`` or ``host_file`` of (section, index) holds."""
+    lists: dict[Place, List]
+    """What the ``cidr_file`` or ``host_file`` of the rule at ``("allow", 0)`` holds."""
     contents: tuple[tuple[str, bytes], ...]
     """Path and content of each file read for this one, its own last."""
 
@@ -174,22 +177,21 @@ class _Gatherer:
         return None
 
     def _add_document(self, source: Source, document: PolicyDocument, raw: bytes) -> None:
-        lists: dict[tuple[Section, int], List] = {}
+        lists: dict[Place, List] = {}
         contents: list[tuple[str, bytes]] = []
-        for section in LISTS:
-            for index, rule in enumerate(getattr(document, section.value)):
-                if rule.origin not in ("cidr_file", "host_file"):
-                    continue
-                name = getattr(rule, rule.origin)
-                path = _display(os.path.join(os.path.dirname(source.path), name))
-                try:
-                    lists[section, index] = self._load_list(path, rule, contents)
-                except PolicyError as err:
-                    self.problems.add_error(err)
-                except (OSError, ValueError) as err:
-                    place = (section.value, index, rule.origin)
-                    problem = f"{show(path)} cannot be read: {_reason(err)}"
-                    self.problems.add(source.locate(place), place, problem)
+        for place, rule in rules_of(document):
+            if rule.origin not in ("cidr_file", "host_file"):
+                continue
+            name = getattr(rule, rule.origin)
+            path = _display(os.path.join(os.path.dirname(source.path), name))
+            try:
+                lists[place] = self._load_list(path, rule, contents)
+            except PolicyError as err:
+                self.problems.add_error(err)
+            except (OSError, ValueError) as err:
+                at = (*place, rule.origin)
+                problem = f"{show(path)} cannot be read: {_reason(err)}"
+                self.problems.add(source.locate(at), at, problem)
         contents.append((source.path, raw))
         self.files.append(
             PolicyFile(source=source, document=document, lists=lists, contents=tuple(contents))
@@ -198,7 +200,7 @@ class _Gatherer:
     def _load_list(
         self,
         path: str,
-        rule: AllowRule | DenyRule | InboundRule,
+        rule: RuleDocument,
         contents: list[tuple[str, bytes]],
     ) -> List:
         # Which patterns a list of names may have depends on the rule, see _parse_list.
@@ -211,7 +213,18 @@ class _Gatherer:
         return self._lists[key]
 
 
-def _parse_list(raw: bytes, path: str, rule: AllowRule | DenyRule | InboundRule) -> List:
+def rules_of(document: PolicyDocument) -> Iterator[tuple[Place, RuleDocument]]:
+    """Yield each rule with its place: ``("allow", 0)``, ``("phases", "setup", "allow", 0)``."""
+    for section in LISTS:
+        for index, rule in enumerate(getattr(document, section.value)):
+            yield (section.value, index), rule
+    for name, phase in document.phases.items():
+        for section in PHASE_LISTS:
+            for index, rule in enumerate(getattr(phase, section.value)):
+                yield ("phases", name, section.value, index), rule
+
+
+def _parse_list(raw: bytes, path: str, rule: RuleDocument) -> List:
     if rule.origin == "cidr_file":
         return List(prefixes=parse_prefix_list(raw, path))
 

@@ -14,6 +14,7 @@ from agentwall.policy.lint_detect import detect_warnings
 from agentwall.policy.lint_names import name_warnings
 from agentwall.policy.lookup import PrefixIndex
 from agentwall.policy.model import Policy, Rule
+from agentwall.policy.phases import every_rule, in_each_phase
 from agentwall.policy.warning import LintWarning, and_more, covers
 
 # A rule on 127.0.0.1 or ::1 names one host, and is how loopback is opened.
@@ -25,8 +26,21 @@ _COMPARED = 100
 
 
 def lint_policy(policy: Policy) -> tuple[LintWarning, ...]:
-    """Return the warnings about *policy*, bases included."""
-    return tuple(_warnings(policy))
+    """Return the warnings about *policy*, bases included.
+
+    Of one with phases: what holds in all of them, and what is about the rules of one.
+    """
+    found = [tuple(_warnings(phased)) for phased in in_each_phase(policy)]
+    everywhere = set(found[0]).intersection(*found)
+    ids = {rule.id for rule in every_rule(policy) if rule.phase}
+    return tuple(
+        dict.fromkeys(
+            warning
+            for warnings in found
+            for warning in warnings
+            if warning in everywhere or warning.what in ids
+        )
+    )
 
 
 def _warnings(policy: Policy) -> Iterator[LintWarning]:

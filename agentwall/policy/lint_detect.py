@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from agentwall.errors import SourceLocation
 from agentwall.flow.finding import DetectionClass
 from agentwall.policy.model import Policy, Response, Rule, Section
+from agentwall.policy.phases import every_rule
 from agentwall.policy.values import EXCEPTABLE
 from agentwall.policy.warning import LintWarning
 
@@ -18,9 +19,13 @@ _EVERY_CLASS = {cls.value for cls in EXCEPTABLE}
 def detect_warnings(policy: Policy) -> Iterator[LintWarning]:
     """Yield the warnings that need no signatures."""
     detect = policy.detect
-    if detect.responses.get(DetectionClass.DNS_EXFIL) is Response.BLOCK:
+    response = detect.responses.get(DetectionClass.DNS_EXFIL, Response.OFF)
+    if response.cuts:
         where = detect.places.get(DetectionClass.DNS_EXFIL, SourceLocation(policy.files[-1], 1, 1))
-        text = "block only alerts in this version: no question is refused for how many there are"
+        text = (
+            f"{response.value} only alerts in this version: no question is refused for how many "
+            "there are"
+        )
         yield LintWarning(where, "detect.dns_exfil", text)
     for rule in policy.allow + policy.inbound:
         yield from _about_exceptions(rule, policy)
@@ -47,7 +52,7 @@ def dialect_warnings(policy: Policy, groups: Collection[str]) -> Iterator[LintWa
         groups: ``class/dialect`` of all that can be found;
             :func:`agentwall.detect.judging.known_groups` knows them.
     """
-    for rule in policy.allow + policy.inbound:
+    for rule in every_rule(policy):
         for entry in rule.excepts:
             name, slash, dialect = entry.partition("/")
             if not slash or entry in groups:

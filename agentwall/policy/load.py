@@ -16,42 +16,24 @@ from pathlib import Path
 
 from agentwall.errors import PolicyError
 from agentwall.flow.verdict import Verdict
-from agentwall.net.ports import PortRange
 from agentwall.policy.compile import extra_protocols
 from agentwall.policy.detect_merge import merge_detect
-from agentwall.policy.document import (
-    HTTPS,
-    LISTS,
-    AllowRule,
-    DenyRule,
-    DnsDocument,
-    InboundRule,
-    PolicyDocument,
-)
+from agentwall.policy.dns_document import DnsDocument
+from agentwall.policy.document import LISTS, PolicyDocument
 from agentwall.policy.extends import (
-    List,
     PolicyFile,
     default_search_path,
     gather,
     shipped_policies,
 )
-from agentwall.policy.model import (
-    DnsSettings,
-    NameTerms,
-    Policy,
-    PolicyTest,
-    Rule,
-    RulePattern,
-    RulePrefix,
-    Section,
-)
-from agentwall.policy.problems import Problems, show
+from agentwall.policy.model import DnsSettings, Policy, PolicyTest, Rule, RulePrefix, Section
+from agentwall.policy.phases import every_rule, in_each_phase
+from agentwall.policy.problems import Problems, describe_place, show
+from agentwall.policy.rules import make_rules, make_selectors, merge_phases, place_of
 from agentwall.policy.values import NAME_PATTERN
 
 MAX_EXTRA_PROTOCOLS = 8
 """``AW_MAX_PROTOCOLS`` of ``bpf/abi.h``."""
-
-_RuleDocument = AllowRule | DenyRule | InboundRule
 
 
 def load_policy(
@@ -80,21 +62,15 @@ def default_policy() -> Policy:
 def _merge(files: Sequence[PolicyFile]) -> Policy:
     own = files[-1]
     names = _names(files)
+    named = list(zip(files, names, strict=True))
     rules = {
-        section: tuple(
-            rule
-            for file, name in zip(files, names, strict=True)
-            for rule in _rules(file, name, section)
-        )
+        section: tuple(rule for file, name in named for rule in make_rules(file, name, section))
         for section in LISTS
     }
     dns = _dns(files)
-    if dns is None:
-        _check_no_names(rules[Section.ALLOW] + rules[Section.DENY])
-    _check_protocols(rules[Section.ALLOW] + rules[Section.INBOUND])
     scalars = _inherited(files)
     contents = [content for file in files for content in file.contents]
-    return Policy(
+    policy = Policy(
         name=names[-1],
         mode=scalars.mode,
         on_error=scalars.on_error,
@@ -108,7 +84,11 @@ def _merge(files: Sequence[PolicyFile]) -> Policy:
         tests=_tests(own),
         files=tuple(dict.fromkeys(path for path, _ in contents)),
         digest=hashlib.sha256(b"".join(raw for _, raw in contents)).hexdigest(),
+        match=make_selectors(own),
+        phases=merge_phases(named),
     )
+    _check(policy)
+    return policy
 
 
 def _inherited(files: Sequence[PolicyFile]) -> PolicyDocument:
@@ -140,64 +120,6 @@ def _names(files: Sequence[PolicyFile]) -> list[str]:
 def _name_of_file(path: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(path).stem)[:63]
     return stem if re.fullmatch(NAME_PATTERN, stem) else "policy"
-
-
-def _rules(file: PolicyFile, name: str, section: Section) -> list[Rule]:
-    documents: tuple[_RuleDocument, ...] = getattr(file.document, section.value)
-    return [
-        Rule(
-            policy=name,
-            section=section,
-            index=index,
-            prefixes=_prefixes(file, section, index, document),
-            patterns=_patterns(file, section, index, document),
-            # Only an allow rule on names may be silent about them.
-            ports=_ports(document.ports or HTTPS),
-            where=file.source.locate((section.value, index)),
-            note=document.note or None,
-            terms=_terms(document),
-            is_proxy=document.origin == "proxy",
-            excepts=_excepts(document),
-        )
-        for index, document in enumerate(documents)
-    ]
-
-
-def _prefixes(
-    file: PolicyFile, section: Section, index: int, document: _RuleDocument
-) -> tuple[RulePrefix, ...]:
-    where = file.source.locate((section.value, index, document.origin))
-    networks = document.cidr or (document.proxy if isinstance(document, AllowRule) else ())
-    listed = file.lists.get((section, index), List()).prefixes
-    return listed or tuple(RulePrefix(network, where) for network in networks)
-
-
-def _patterns(
-    file: PolicyFile, section: Section, index: int, document: _RuleDocument
-) -> tuple[RulePattern, ...]:
-    if isinstance(document, InboundRule):
-        return ()
-    where = file.source.locate((section.value, index, document.origin))
-    listed = file.lists.get((section, index), List()).patterns
-    return listed or tuple(RulePattern(pattern, where) for pattern in document.host)
-
-
-def _terms(document: _RuleDocument) -> NameTerms:
-    if not isinstance(document, AllowRule):
-        return NameTerms()
-    return NameTerms(
-        sni_optional=document.sni == "optional",
-        ech_outer=document.ech == "outer",
-        quic=document.quic == "allow",
-    )
-
-
-def _excepts(document: _RuleDocument) -> tuple[str, ...]:
-    return () if isinstance(document, DenyRule) else tuple(dict.fromkeys(document.excepts))
-
-
-def _ports(entries: Sequence[tuple[PortRange, ...]]) -> tuple[PortRange, ...]:
-    return tuple(dict.fromkeys(r for entry in entries for r in entry))
 
 
 def _dns(files: Sequence[PolicyFile]) -> DnsSettings | None:
@@ -232,6 +154,14 @@ def _dns(files: Sequence[PolicyFile]) -> DnsSettings | None:
     )
 
 
+def _check(policy: Policy) -> None:
+    """Refuse what the rules of *policy*, in whichever phase, cannot come to."""
+    if policy.dns is None:
+        _check_no_names(every_rule(policy))
+    for phased in in_each_phase(policy):
+        _check_protocols(phased.allow + phased.inbound)
+
+
 def _check_no_names(rules: Sequence[Rule]) -> None:
     """Refuse every rule on names: no answer would ever be believed."""
     problems = Problems()
@@ -241,7 +171,7 @@ def _check_no_names(rules: Sequence[Rule]) -> None:
     )
     for rule in rules:
         if rule.patterns:
-            problems.add(rule.where, (rule.section.value, rule.index), problem)
+            problems.add(rule.where, place_of(rule), problem)
     problems.raise_any()
 
 
@@ -255,8 +185,7 @@ def _check_protocols(rules: Sequence[Rule]) -> None:
                 f"expected at most {MAX_EXTRA_PROTOCOLS} protocols beside TCP and UDP in one "
                 f"policy (icmp counts as 2), got {len(found)}"
             )
-            key = f"{rule.section.value}[{rule.index}].ports"
-            raise PolicyError(rule.where, key, problem)
+            raise PolicyError(rule.where, describe_place((*place_of(rule), "ports")), problem)
 
 
 def _tests(file: PolicyFile) -> tuple[PolicyTest, ...]:

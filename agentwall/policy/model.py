@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from agentwall.errors import SourceLocation
 from agentwall.flow.finding import DetectionClass
+from agentwall.flow.origin import Runtime
 from agentwall.flow.verdict import Mode, Verdict
 from agentwall.net.domain import NamePattern
 from agentwall.net.endpoint import Endpoint, IPNetwork, NamedEndpoint
@@ -113,11 +114,26 @@ class DnsSettings:
 
 
 class Response(enum.Enum):
-    """What follows on a detection. ``freeze`` and ``kill`` come with the daemon."""
+    """What follows on a detection, from the mildest to the gravest."""
 
     OFF = "off"
     ALERT = "alert"
     BLOCK = "block"
+    """The flow is cut."""
+    FREEZE = "freeze"
+    """The flow is cut, and the whole sandbox stopped where it stands, for who looks into it."""
+    KILL = "kill"
+    """The flow is cut, and every process of the sandbox ended."""
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the flow is cut."""
+        return self in (Response.BLOCK, Response.FREEZE, Response.KILL)
+
+    @property
+    def gravity(self) -> int:
+        """Orders responses; 0 is :attr:`OFF`."""
+        return list(Response).index(self)
 
 
 DETECT_DEFAULTS: dict[DetectionClass, Response] = {
@@ -182,16 +198,50 @@ class Rule:
     """Count for rules with patterns, and for proxies."""
     is_proxy: bool = False
     """Written as ``proxy``: what the hosts are asked for is judged by the other rules."""
+    phase: str | None = None
+    """Of a rule that stands in ``phases``: the phase's name."""
     excepts: tuple[str, ...] = ()
     """``except``: a class (``tunnel``) or a class and dialect (``tunnel/ssh``) that is not looked
     for in flows this rule allows."""
 
     @property
     def id(self) -> str:
-        """``<policy>:allow[1]``; of the declared DNS servers ``<policy>:dns.servers``."""
+        """``<policy>:allow[1]``, in a phase ``<policy>:phases.agent.allow[1]``; of the declared DNS
+        servers ``<policy>:dns.servers``."""
         if self.section is Section.RESOLVER:
             return f"{self.policy}:{self.section.value}"
-        return f"{self.policy}:{self.section.value}[{self.index}]"
+        within = f"phases.{self.phase}." if self.phase else ""
+        return f"{self.policy}:{within}{self.section.value}[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """One entry of ``match``: what a sandbox must be, in all its keys, to get the policy."""
+
+    runtime: Runtime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that must have exactly these values."""
+    cgroup: str | None = None
+    """A glob over the path: ``*`` within one name, ``**`` over any number of them."""
+    name: str | None = None
+    """A glob over the container's name; so are the following."""
+    image: str | None = None
+    namespace: str | None = None
+    job: str | None = None
+    unit: str | None = None
+    where: SourceLocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One entry of ``phases``: what holds beside the policy's rules, or in place of its mode."""
+
+    name: str
+    mode: Mode | None
+    """None: the policy's."""
+    allow: tuple[Rule, ...]
+    deny: tuple[Rule, ...]
+    where: SourceLocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,3 +273,11 @@ class Policy:
     """Every file that was read, the policy's own last."""
     digest: str
     """SHA-256, hex, over the content of *files* in order."""
+    match: tuple[Selector, ...] = ()
+    """Which sandboxes are this policy's; any entry suffices. None for ``run -p``."""
+    phases: tuple[Phase, ...] = ()
+    """The first one is the initial one. Empty: there is no such thing."""
+    phase: str | None = None
+    """Which phase this is, after :func:`~agentwall.policy.phases.in_phase`."""
+    commit: str | None = None
+    """Of the git checkout that *files* lie in, if the daemon found one."""

@@ -11,14 +11,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentwall.policy.detect_document import DetectDocument, DnsExfilDocument, ScanDocument
+from agentwall.policy.dns_document import DnsDocument
 from agentwall.policy.document import (
     AllowRule,
     DenyRule,
-    DnsDocument,
     InboundRule,
+    PhaseDocument,
     PolicyDocument,
     TestRow,
 )
+from agentwall.policy.match_document import MatchDocument
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "A policy": PolicyDocument,
@@ -29,6 +31,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "The map under `detect`": DetectDocument,
     "The map under `detect.scan`": ScanDocument,
     "The map under `detect.dns_exfil`": DnsExfilDocument,
+    "An entry under `match`": MatchDocument,
+    "A map under `phases`": PhaseDocument,
     "A row under `tests`": TestRow,
 }
 

@@ -7,13 +7,15 @@ Each takes what YAML gives and comes out parsed (prefixes, port ranges, names, e
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from agentwall.flow.finding import DetectionClass
+from agentwall.flow.verdict import Mode
 from agentwall.net.destination import parse_target
 from agentwall.net.domain import NamePattern, parse_name, parse_pattern
 from agentwall.net.endpoint import Endpoint, IPNetwork, NamedEndpoint
@@ -26,6 +28,7 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 PATH_PATTERN = r"[^\x00-\x1f\x7f]+"
 BASE_PATTERN = r"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*"
 DIALECT_PATTERN = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+PHASE_PATTERN = r"(?=.{1,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
 _UNROUTABLE_PROTOCOLS = (0, 255)
 """Hop-by-hop options and raw: no socket but a raw one sends them."""
 
@@ -42,10 +45,9 @@ MIN_DEPTH_BYTES = 256
 """No greeting or login is longer."""
 MAX_DEPTH_BYTES = 1 << 20
 
-BLOCKABLE = (Response.OFF, Response.ALERT, Response.BLOCK)
+BLOCKABLE = tuple(Response)
 ALERTING = (Response.OFF, Response.ALERT)
 """What ``scan`` and ``beacon`` may say: they are told from many flows, after the fact."""
-_LATER_RESPONSES = ("freeze", "kill")
 
 WITH_DIALECTS = (DetectionClass.MINING, DetectionClass.TUNNEL, DetectionClass.P2P)
 EXCEPTABLE = (*WITH_DIALECTS, DetectionClass.BEACON)
@@ -139,9 +141,7 @@ def parse_response(value: object, allowed: tuple[Response, ...] = BLOCKABLE) -> 
     if found is not None:
         return found
     problem = f"expected {_either([r.value for r in allowed])}, got {show(value)}"
-    if value in _LATER_RESPONSES:
-        problem += ": freeze and kill need the daemon"
-    elif value == Response.BLOCK.value:
+    if any(value == response.value for response in Response):
         problem += ": it is told from many flows, and none of them can be cut for it"
     raise ValueError(problem)
 
@@ -162,6 +162,25 @@ def _excepted(value: object) -> str:
     if slash and not re.fullmatch(DIALECT_PATTERN, dialect):
         raise ValueError(f"expected a dialect in lower case, as in tunnel/ssh, got {show(value)}")
     return value
+
+
+def _mode(value: object) -> Mode:
+    return parse_choice(value, Mode)
+
+
+_Choice = TypeVar("_Choice", bound=enum.Enum)
+
+
+def parse_choice(value: object, among: type[_Choice]) -> _Choice:
+    """Return the member of *among* whose value *value* is.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for member in among:
+        if isinstance(value, str) and member.value == value:
+            return member
+    raise ValueError(f"expected {_either([str(m.value) for m in among])}, got {show(value)}")
 
 
 def _either(texts: Sequence[str]) -> str:
@@ -217,6 +236,12 @@ Alerting = Annotated[
     PlainValidator(_alerting),
     _AS_TEXT,
     WithJsonSchema({"type": "string", "enum": [r.value for r in ALERTING]}),
+]
+PhaseMode = Annotated[
+    Mode | None,
+    PlainValidator(_mode),
+    _AS_TEXT,
+    WithJsonSchema({"type": "string", "enum": [mode.value for mode in Mode]}),
 ]
 Excepted = Annotated[
     str,

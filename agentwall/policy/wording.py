@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import TypeVar, get_args
+from typing import TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agentwall.errors import SourceLocation
-from agentwall.policy.document import LATER_KEYS, NO_PORTS, AllowRule, PolicyDocument
+from agentwall.policy.document import NO_PORTS, AllowRule, PolicyDocument
 from agentwall.policy.problems import Problems, show
 from agentwall.policy.source import Source
 from agentwall.policy.values import BASE_PATTERN, NAME_PATTERN, PATH_PATTERN
@@ -22,6 +22,7 @@ _EXPECTED = {
     "string_type": "text",
     "tuple_type": "a list",
     "model_type": "a map",
+    "dict_type": "a map",
     "string_too_long": "a shorter text",
     "bool_type": "true or false",
 }
@@ -56,10 +57,7 @@ def validate_as(model: type[_Document], source: Source, problems: Problems) -> _
 def _excused(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[str | int, ...]]:
     """Yield places whose own error only repeats this one."""
     place = tuple(error["loc"])
-    if _is_unknown(error) and place[-1] in LATER_KEYS:
-        # A rule by a key of a later version may not need the others.
-        yield (*place[:-1], "ports")
-    elif _is_unknown(error) and (meant := _meant_key(place, _keys(model, place))):
+    if _is_unknown(error) and (meant := _meant_key(place, _keys(model, place))):
         yield (*place[:-1], meant)
     elif error["type"] == "too_short" and error["input"]:
         # pydantic counts the valid entries only.
@@ -82,11 +80,9 @@ def _where(error: ErrorDetails, source: Source) -> SourceLocation:
 
 
 def _unknown_key(place: tuple[str | int, ...], keys: list[str]) -> str:
-    if place[-1] in LATER_KEYS:
-        return "not supported by this version of agentwall"
     if place[0] == "inbound" and place[-1] in AllowRule.origins:
         return "expected cidr or cidr_file: of who connects only the address is known"
-    if place[0] == "deny" and place[-1] == "except":
+    if place[-3:-2] == ("deny",) and place[-1] == "except":
         return "expected it beside an allow or inbound rule: what is denied says nothing"
     if meant := _meant_key(place, keys):
         return f"unknown key; did you mean {meant}?"
@@ -100,10 +96,15 @@ def _meant_key(place: tuple[str | int, ...], keys: list[str]) -> str | None:
 
 def _keys(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
     """Return the keys of the map, somewhere in *model*, that *place* is in."""
-    for step in place[:-1]:
+    steps = iter(place[:-1])
+    for step in steps:
         for key, field in model.model_fields.items():
             if step == (field.alias or key):
                 model = next(_models(field.annotation))
+                if get_origin(field.annotation) is dict:
+                    # A name that the file chose, and that may be that of a key.
+                    next(steps, None)
+                break
     return [field.alias or key for key, field in model.model_fields.items()]
 
 
@@ -125,7 +126,8 @@ def _problem(error: ErrorDetails, place: tuple[str | int, ...]) -> str:
             return NO_PORTS
         return "expected a value, got nothing"
     if kind == "too_short":
-        return "expected at least one entry, got an empty list"
+        empty = "an empty map" if isinstance(error["input"], dict) else "an empty list"
+        return f"expected at least one entry, got {empty}"
     if kind == "too_long":
         return f"expected at most {context['max_length']} entries, got {context['actual_length']}"
     got = show(error["input"])

@@ -88,6 +88,17 @@ def test_exceptions_stay_with_their_rule(tmp_path):
     assert [r.excepts for r in policy.allow] == [("tunnel/ssh", "mining"), ()]
 
 
+def test_all_responses(tmp_path):
+    """What is told of one flow may stop the whole sandbox; a map may say so too."""
+    text = "detect: {mining: kill, tunnel: freeze, p2p: kill, dns_exfil: {response: freeze}}"
+    responses = _load(tmp_path, text).detect.responses
+
+    assert responses[DetectionClass.MINING] is Response.KILL
+    assert responses[DetectionClass.TUNNEL] is Response.FREEZE
+    assert responses[DetectionClass.P2P] is Response.KILL
+    assert responses[DetectionClass.DNS_EXFIL] is Response.FREEZE
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -111,22 +122,33 @@ def test_where_exceptions_may_stand(tmp_path, rule):
     ("text", "problem"),
     [
         ("detect: []", "2:9: detect: expected a map, got a list"),
-        ("detect: {mining: bloc}", "2:18: detect.mining: expected off, alert or block, got 'bloc'"),
-        ("detect: {mining: on}", "2:18: detect.mining: expected off, alert or block, got true"),
-        ("detect: {mining: }", "2:18: detect.mining: expected off, alert or block, got nothing"),
-        ("detect: {p2p: {}}", "2:15: detect.p2p: expected off, alert or block, got a map"),
         (
-            "detect: {tunnel: freeze}",
-            "2:18: detect.tunnel: expected off, alert or block, got 'freeze': freeze and kill need "
-            "the daemon",
+            "detect: {mining: bloc}",
+            "2:18: detect.mining: expected off, alert, block, freeze or kill, got 'bloc'",
+        ),
+        (
+            "detect: {mining: on}",
+            "2:18: detect.mining: expected off, alert, block, freeze or kill, got true",
+        ),
+        (
+            "detect: {mining: }",
+            "2:18: detect.mining: expected off, alert, block, freeze or kill, got nothing",
+        ),
+        (
+            "detect: {p2p: {}}",
+            "2:15: detect.p2p: expected off, alert, block, freeze or kill, got a map",
+        ),
+        (
+            "detect: {tunnel: freze}",
+            "2:18: detect.tunnel: expected off, alert, block, freeze or kill, got 'freze'",
         ),
         (
             "detect: {scan: kill}",
-            "2:16: detect.scan: expected off or alert, got 'kill': freeze and kill need the daemon",
+            "2:16: detect.scan: expected off or alert, got 'kill': it is told ",
         ),
         (
-            "detect: {dns_exfil: {response: freeze}}",
-            "2:32: detect.dns_exfil.response: expected off, alert or block, got 'freeze': freeze",
+            "detect: {beacon: freeze}",
+            "2:18: detect.beacon: expected off or alert, got 'freeze': it",
         ),
         ("detect: {scan: block}", "2:16: detect.scan: expected off or alert, got 'block': it is t"),
         ("detect: {beacon: block}", "2:18: detect.beacon: expected off or alert, got 'block': it "),

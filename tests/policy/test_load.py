@@ -193,9 +193,6 @@ RULE = "version: 1\nallow:\n  - "
             "version: 1\ntests: [{to: '1.1.1.1:1', expect: would-deny}]",
             "2:35: tests[0].expect: expected 'allow' or 'deny', got 'would-deny'",
         ),
-        # Keys of the language that this version does not act on
-        ("version: 1\nmatch: []\n", "2:1: match: not supported by this version of agentwall"),
-        ("version: 1\nphases: {}\n", "2:1: phases: not supported by this version of agentwall"),
         # What would run away
         ("version: 1\nallow: &a [*a]\n", "2:8: expected fewer aliases"),
         ("version: 1\nallow: " + "[" * 100, "2:23: expected at most 16 levels of nesting"),

@@ -123,6 +123,7 @@ YAML_VALUES = st.recursive(
                 [
                     *("cidr", "cidr_file", "ports", "to", "expect", "note", "host", "host_file"),
                     *("proxy", "sni", "shared_suffix", "servers", "search", "names", "min_ttl"),
+                    *("runtime", "cgroup", "setup", "allow", "mode"),
                     *("except", "mining", "scan", "dns_exfil", "response", "labels", "seconds"),
                 ]
             ),
@@ -132,7 +133,7 @@ YAML_VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-KEYS = (*PolicyDocument.model_fields, "match", "zzz")
+KEYS = (*PolicyDocument.model_fields, "zzz")
 
 
 @FUZZ

@@ -14,9 +14,9 @@ from agentwall.errors import PolicyError
 from agentwall.flow.verdict import Direction
 from agentwall.net.endpoint import NamedEndpoint
 from agentwall.net.reserved import ALL_BLOCKS
-from agentwall.policy.document import LATER_KEYS
 from agentwall.policy.evaluate import evaluate, evaluate_name, loopback_scope
 from agentwall.policy.load import load_policy
+from agentwall.policy.phases import in_phase
 from agentwall.policy.schema import json_schema, keys_markdown
 
 DOCS = ROOT / "docs"
@@ -25,10 +25,18 @@ LEAST = {
     "AllowRule": {"cidr": "any", "ports": [443]},
     "DnsDocument": {"servers": ["10.20.0.2"]},
     "DenyRule": {"cidr": "any"},
+    "MatchDocument": {},
+    "PhaseDocument": {},
     "InboundRule": {"cidr": "any", "ports": [443]},
     "TestRow": {"to": "1.1.1.1:1", "expect": "deny"},
 }
-SECTION = {"AllowRule": "allow", "DenyRule": "deny", "InboundRule": "inbound", "TestRow": "tests"}
+SECTION = {
+    "AllowRule": "allow",
+    "DenyRule": "deny",
+    "InboundRule": "inbound",
+    "MatchDocument": "match",
+    "TestRow": "tests",
+}
 UNDER_DETECT = {
     "DetectDocument": (),
     "ScanDocument": ("scan",),
@@ -79,6 +87,8 @@ def test_examples_load(tmp_path, model, key, example):
         for step in UNDER_DETECT[model]:
             here = here.setdefault(step, {})
         here[key] = example
+    elif model == "PhaseDocument":
+        document["phases"] = {"setup": {key: example}}
     elif model == "DnsDocument":
         document["dns"] = LEAST[model] | {key: example}
     elif model:
@@ -107,14 +117,18 @@ def test_every_key_is_explained():
             assert field["examples"], key
 
 
-def test_later_keys_are_absent():
-    """Keys that this version refuses are in neither schema nor reference."""
-    reference = (DOCS / "policy-reference.md").read_text()
+@pytest.mark.parametrize("name", ["setup", "after-care-2", "", "Setup", "a_b", "-a", "a" * 64])
+def test_phase_schema_agrees_with_the_loader(tmp_path, name):
+    """An editor takes the same names of phases as the loader."""
+    pattern = SCHEMA["properties"]["phases"]["propertyNames"]["pattern"]
+    path = tmp_path / "p.yaml"
+    path.write_text(json.dumps({"version": 1, "phases": {name: {}}}))
+    try:
+        loads = bool(load_policy(path).phases)
+    except PolicyError:
+        loads = False
 
-    for model in (SCHEMA, *SCHEMA["$defs"].values()):
-        assert not LATER_KEYS & set(model.get("properties", ()))
-    for key in LATER_KEYS:
-        assert f"`{key}`" not in reference
+    assert (re.search(pattern, name) is not None) == loads
 
 
 TAKEN = ("443", 443, "8000-8010", "udp/*", "icmp", "ip/132", "any")
@@ -202,7 +216,7 @@ def test_examples_of_the_reference_hold(tmp_path, number):
     (tmp_path / "lists" / "hosts.txt").write_text("db.example.com\n")
     path = tmp_path / "rl-rollout.yaml"
     path.write_text(_reference_examples()[number])
-    policy = load_policy(path)
+    policy = in_phase(load_policy(path))
 
     assert policy.tests
     for row in policy.tests:
