@@ -92,26 +92,30 @@ enum aw_reason {
 #define AW_DNS_BELT	0x20 /* what aw_belts lists answers refused questions */
 
 /*
- * Value of aw_sandboxes: the one entry that decides how a sandbox is judged. Switching policy or
- * mode is one update of it. Key: the u64 sandbox id; 0 is never a sandbox.
+ * Value of aw_sandboxes: the settings that decide how a sandbox is judged. Switching policy or mode is
+ * one update of aw_slots, to a slot where other settings were written.
  */
 struct aw_sandbox {
+	__u64 id; /* of the sandbox; 0: of none. See aw_sandbox_of() */
 	__u64 netns; /* cookie of the network namespace it was admitted with; 0: no DNS */
 	__u64 blocks; /* groups of signatures that end a flow: see struct aw_accept */
 	__u64 alerts; /* groups that are reported, beside those */
+	__u64 until_ns; /* a mode other than ENFORCE counts only until then; 0: for ever */
 	__u32 generation; /* which rules in aw_rules; never reused, so an old verdict cannot match */
 	__u32 min_ttl_s; /* a learned address lives at least that long */
 	__u32 max_addresses; /* learned at a time for one name */
 	__u32 depth; /* octets of each side of a flow that signatures are looked for in */
 	__u16 refuse_errno; /* positive; what a refused system call returns; 0 means EPERM */
 	__u16 names; /* which part of aw_names: below 32768 */
-	__u8 mode; /* enum aw_mode */
+	__u8 mode; /* enum aw_mode: see aw_mode_of() */
 	__u8 loopback; /* enum aw_loopback */
 	__u8 dns; /* AW_DNS_* */
 	__u8 protocols[AW_MAX_PROTOCOLS]; /* beside TCP and UDP; 0 ends the list */
 	__u8 signatures; /* 1 + index into aw_signatures; 0: none are looked for */
+	__u8 scope; /* 1: judges only what belongs to no other sandbox below it: see aw_is_anothers() */
+	__u8 _pad[7];
 };
-_Static_assert(sizeof(struct aw_sandbox) == 56, "aw_sandbox changed size");
+_Static_assert(sizeof(struct aw_sandbox) == 80, "aw_sandbox changed size");
 
 /* Key of aw_rules, a longest-prefix trie. prefixlen counts table's 32 bits too. */
 struct aw_rule_key {
@@ -298,15 +302,17 @@ struct aw_counters {
 	__u64 denied; /* every refusal, reported or not */
 	__u64 would_denied;
 	__u64 probes; /* UDP connect() refused: it sends nothing, getaddrinfo does it */
-	__u64 lost_denials; /* events that found aw_denials full */
+	__u64 lost_denials; /* events that found aw_denials full, or were over aw_event_budget */
 	__u64 lost_flows; /* events that found aw_flows full */
 	__u64 lost_totals; /* flows that found aw_flow_table full: their bytes are not counted */
 	__u64 lost_names; /* addresses that found no room in aw_known or aw_bound, or over the limit */
 	__u64 bound; /* entries of aw_bound; goes down as well */
 	__u64 lost_excerpts; /* octets for the decoders that found aw_excerpts full */
 	__u64 matches; /* of signatures, reported or not */
+	__u64 window; /* number of the span that events belongs to: see aw_may_report() */
+	__u64 events; /* put into aw_denials in that span */
 };
-_Static_assert(sizeof(struct aw_counters) == 80, "aw_counters changed size");
+_Static_assert(sizeof(struct aw_counters) == 96, "aw_counters changed size");
 
 /* Value of aw_belts, u32. */
 #define AW_BELT_STANDS	   0x1

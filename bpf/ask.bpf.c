@@ -86,7 +86,7 @@ static __always_inline bool aw_is_search(const struct aw_sandbox *sandbox, __u32
 
 AW_GLOBAL int aw_may_ask(__u64 sandbox_id, __u32 index)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	int asking;
 
 	if (!sandbox)
@@ -95,7 +95,8 @@ AW_GLOBAL int aw_may_ask(__u64 sandbox_id, __u32 index)
 	asking = aw_weigh(index, sandbox->names, true);
 	if (asking != AW_ASKING_REFUSED)
 		return asking == AW_ASKING_PERMITTED;
-	if (sandbox->dns & AW_DNS_ASK_ANY || sandbox->mode == AW_MODE_OBSERVE)
+	if (sandbox->dns & AW_DNS_ASK_ANY ||
+	    aw_mode_of(sandbox->mode, sandbox->until_ns) == AW_MODE_OBSERVE)
 		return true;
 	return sandbox->dns & AW_DNS_SEARCH && aw_is_search(sandbox, index);
 }
@@ -146,7 +147,7 @@ AW_GLOBAL int aw_is_lent(struct __sk_buff *ctx)
 AW_GLOBAL int aw_judge_question(struct __sk_buff *skb, __u64 sandbox_id, __u32 index, __u32 start,
 				__u32 size)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	struct aw_work *work = aw_work_at(index);
 	struct bpf_sock *sk = skb->sk;
 	bool permitted;
@@ -158,7 +159,7 @@ AW_GLOBAL int aw_judge_question(struct __sk_buff *skb, __u64 sandbox_id, __u32 i
 	if (!aw_load_message(skb, index, start, size) || aw_read_question(index))
 		return AW_REASON_NOT_A_QUESTION;
 	permitted = aw_may_ask(sandbox_id, index);
-	if (!permitted && sandbox->mode == AW_MODE_ENFORCE)
+	if (!permitted && aw_mode_of(sandbox->mode, sandbox->until_ns) == AW_MODE_ENFORCE)
 		return AW_REASON_QUESTION;
 	if (!sk || !(sk = bpf_sk_fullsock(sk)) || !aw_note_question(sk, work))
 		return AW_REASON_NO_STORAGE;

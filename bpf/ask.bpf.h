@@ -89,7 +89,7 @@ static __always_inline int aw_judge_segment(struct __sk_buff *skb, const struct 
 		return 0;
 	if (syn)
 		stream->out_next = begin;
-	enforce = sandbox->mode == AW_MODE_ENFORCE;
+	enforce = c->mode == AW_MODE_ENFORCE;
 	/* Who reads the stream misses an urgent octet, and with it where messages begin. */
 	if (c->tcp_flags & AW_TCP_URG && enforce)
 		return AW_REASON_NOT_A_QUESTION;
@@ -146,7 +146,7 @@ static __always_inline int aw_refuse_question(struct __sk_buff *skb,
 
 	aw_rule_out(c, AW_VERDICT_DENY, reason);
 	aw_name_socket(skb, c);
-	action = aw_settle(sandbox, c);
+	action = aw_settle(c);
 	if (work && work->length)
 		aw_report_name(c, sandbox->generation, socket, work);
 	else
@@ -161,10 +161,10 @@ static __always_inline int aw_refuse_question(struct __sk_buff *skb,
 static __always_inline int aw_ask(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 				  struct aw_socket *socket, struct aw_case *c, __u32 index)
 {
-	bool enforce = sandbox->mode == AW_MODE_ENFORCE;
+	bool enforce = c->mode == AW_MODE_ENFORCE;
 	int reason;
 
-	if (!(socket->flags & AW_SOCKET_HOME))
+	if (!aw_is_home(socket, sandbox))
 		reason = AW_REASON_NETNS;
 	else if (c->protocol == IPPROTO_UDP && enforce && !aw_is_own(skb))
 		reason = AW_REASON_NOT_A_QUESTION;
@@ -174,7 +174,7 @@ static __always_inline int aw_ask(struct __sk_buff *skb, const struct aw_sandbox
 		reason = aw_judge_segment(skb, sandbox, c, index);
 	if (reason == AW_REASON_INCOMPLETE)
 		return AW_ACTION_DENY;
-	if (!reason || sandbox->mode == AW_MODE_OBSERVE)
+	if (!reason || c->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
 	return aw_refuse_question(skb, sandbox, socket, c, index, reason);
 }

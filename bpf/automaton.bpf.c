@@ -147,7 +147,7 @@ AW_GLOBAL int aw_take_match(struct __sk_buff *skb, __u32 index)
 		return AW_ACTION_DENY;
 	c = (void *)work->about;
 	accept = work->accept & (AW_ACCEPTS - 1);
-	sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c->id);
+	sandbox = aw_sandbox_of(c->id);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, 0);
 	table = bpf_map_lookup_elem(&aw_signatures, &work->table);
 	if (!sandbox || !socket || !table)
@@ -171,7 +171,7 @@ AW_GLOBAL int aw_take_match(struct __sk_buff *skb, __u32 index)
 	c->reason = AW_REASON_SIGNATURE;
 	c->verdict = AW_VERDICT_ALLOW;
 	if (certain)
-		action = aw_end_flow(sandbox, socket, c);
+		action = aw_end_flow(socket, c);
 	aw_report_match(skb, c, sandbox, socket, work, table->generation);
 	return action;
 }

@@ -66,10 +66,24 @@ struct aw_case {
 	__u8 terms; /* AW_TERM_* >> AW_TERM_SHIFT, and AW_CASE_* */
 	__u8 said; /* 1: the name kept of the flow is what it said of itself */
 	__u8 closed; /* 1: a reserved block, where names open nothing */
+	__u8 mode; /* enum aw_mode that holds now: see aw_mode_of() */
 };
 
 _Static_assert(sizeof(struct aw_case) <= sizeof(((struct aw_work *)0)->about),
 	       "about is too small");
+
+/*
+ * Returns the enum aw_mode that counts now, of aw_sandbox.mode and aw_sandbox.until_ns: what lets more
+ * through than the rules ends by itself, whoever is there to end it.
+ */
+__u32 aw_mode_of(__u32 mode, __u64 until_ns);
+
+/*
+ * Says whether *sandbox* may still put an event into aw_denials at *now_ns*, and counts the event, or
+ * its loss. Each sandbox has aw_event_budget events within AW_BUDGET_NS, a match of a signature twice
+ * as many, so that a flood hides neither another sandbox's denials nor the sandbox's own matches.
+ */
+int aw_may_report(__u64 sandbox, __u64 now_ns, __u32 is_match);
 
 /* The sandbox by the attach point, never by current: 0 means deny (see aw_sandbox_id). */
 static __always_inline __u64 aw_self(void)
@@ -77,6 +91,25 @@ static __always_inline __u64 aw_self(void)
 	__u64 *id = bpf_get_local_storage(&aw_sandbox_id, 0);
 
 	return aw_test_sandbox ? aw_test_sandbox : *id;
+}
+
+/*
+ * Returns the settings of sandbox *id*, or 0 where it has none.
+ *
+ * The kernel writes an update of aw_slots into memory that an earlier one took out of the map, though a
+ * program may hold it still: what is read there can be the slot of another sandbox. So the slot says
+ * whose it is, and who is caught between two entries is refused. The slot itself does not change while
+ * a program holds it: user space writes new settings to another one, and comes back to this one only
+ * when every program that can have seen it has ended (agentwall/kernel/slots.py). So all that is read
+ * there is of one write, however late.
+ */
+static __always_inline struct aw_sandbox *aw_sandbox_of(__u64 id)
+{
+	/* Given as the key, it is read once. */
+	__u32 *slot = bpf_map_lookup_elem(&aw_slots, &id);
+	struct aw_sandbox *sandbox = slot ? bpf_map_lookup_elem(&aw_sandboxes, slot) : 0;
+
+	return sandbox && sandbox->id == id ? sandbox : 0;
 }
 
 static __always_inline void aw_rule_out(struct aw_case *c, __u8 verdict, __u8 reason)

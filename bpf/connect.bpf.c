@@ -55,13 +55,13 @@ static __always_inline int aw_connect_udp(struct bpf_sock_addr *ctx,
 	/* socket() noted the task; getaddrinfo connects one socket many times. */
 	if (socket->pid != bpf_get_current_pid_tgid() >> 32)
 		aw_note_task(socket);
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
 	/* A server that connects back to the peer it heard, as DTLS does, answers it. */
 	if (aw_permits_some_port(sandbox, c) || aw_has_called(ctx, c))
 		return AW_ACTION_ALLOW;
 	AW_COUNT(c->id, probes);
-	return sandbox->mode == AW_MODE_ENFORCE ? aw_refuse(sandbox) : AW_ACTION_ALLOW;
+	return c->mode == AW_MODE_ENFORCE ? aw_refuse(sandbox) : AW_ACTION_ALLOW;
 }
 
 /* Judges connect() or sendmsg() to c->remote, and answers the application. */
@@ -71,19 +71,19 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 	bool keep;
 	int action;
 
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		aw_observe_out(sandbox, aw_kept_name(socket, c), c);
 	else
 		aw_judge_out(ctx, sandbox, aw_kept_name(socket, c), c);
 	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_has_called(ctx, c))
 		return AW_ACTION_ALLOW; /* egress accounts for it */
-	aw_note_contact(ctx, sandbox, c);
+	aw_note_contact(ctx, c);
 	aw_claim(socket, c);
 	keep = aw_is_lasting(sandbox, c) &&
-	       (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE);
+	       (c->verdict == AW_VERDICT_ALLOW || c->mode != AW_MODE_ENFORCE);
 	if (keep)
 		aw_remember(socket, sandbox, c);
-	action = aw_settle(sandbox, c);
+	action = aw_settle(c);
 	aw_name_socket(ctx, c);
 	if (action == AW_ACTION_DENY)
 		c->errno_ = sandbox->refuse_errno && aw_have_set_retval ? sandbox->refuse_errno :
@@ -109,25 +109,27 @@ static __always_inline int aw_refuse_unbound(struct bpf_sock_addr *ctx, struct a
 static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_case *c, bool connect)
 {
 	struct aw_sandbox *sandbox;
-	struct aw_socket *socket;
+	struct aw_socket *socket = 0;
 
 	c->id = aw_self();
+	if (ctx->sk)
+		socket = bpf_sk_storage_get(&aw_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (socket && aw_is_anothers(socket, c->id))
+		return AW_ACTION_ALLOW;
 	c->protocol = ctx->protocol;
 	if (c->protocol == IPPROTO_TCP || c->protocol == IPPROTO_UDP)
 		c->remote_port = bpf_ntohs(ctx->user_port);
 	c->socket_type = ctx->type;
 	aw_destination(&c->remote);
-	sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c->id);
+	sandbox = aw_sandbox_of(c->id);
 	if (!sandbox)
 		return aw_refuse_unbound(ctx, c, AW_REASON_NO_SANDBOX);
-	if (!ctx->sk)
+	if (!socket || !ctx->sk)
 		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
-	socket = bpf_sk_storage_get(&aw_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!socket)
-		return aw_refuse_unbound(ctx, c, AW_REASON_NO_STORAGE);
-	if (sandbox->netns && !(socket->flags & AW_SOCKET_HOME) &&
-	    bpf_get_netns_cookie(ctx) == sandbox->netns)
-		socket->flags |= AW_SOCKET_HOME;
+	c->mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
+	aw_adopt(socket, c);
+	if (!socket->netns)
+		socket->netns = bpf_get_netns_cookie(ctx);
 	if (c->protocol == IPPROTO_UDP && aw_is_loopback(&c->remote))
 		aw_read_local(ctx->sk, c);
 	if (connect && c->protocol == IPPROTO_UDP)
@@ -139,7 +141,7 @@ static __always_inline int aw_sock_addr(struct bpf_sock_addr *ctx, struct aw_cas
 		c->direction = AW_DIRECTION_OUT;
 		/* No lock: if another send tears this, egress still judges the packet. */
 		if (aw_match(socket, sandbox, c) &&
-		    (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE))
+		    (c->verdict == AW_VERDICT_ALLOW || c->mode != AW_MODE_ENFORCE))
 			return AW_ACTION_ALLOW; /* egress counts it */
 		aw_note_task(socket);
 	}

@@ -82,13 +82,13 @@ static __always_inline void aw_judge(struct __sk_buff *skb, const struct aw_sand
 				     const struct aw_socket *socket, struct aw_case *c)
 {
 	if (c->direction == AW_DIRECTION_IN) {
-		if (sandbox->mode == AW_MODE_OBSERVE)
+		if (c->mode == AW_MODE_OBSERVE)
 			aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
 		else
 			aw_judge_in(sandbox, c);
 		return;
 	}
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		aw_observe_out(sandbox, aw_kept_name(socket, c), c);
 	else
 		aw_judge_out(skb, sandbox, aw_kept_name(socket, c), c);
@@ -103,7 +103,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 		/* A SYN-ACK; ingress has reported the SYN. */
 		c->direction = AW_DIRECTION_IN;
 		aw_judge(skb, sandbox, socket, c);
-		return aw_settle(sandbox, c);
+		return aw_settle(c);
 	}
 	if (c->protocol == IPPROTO_UDP && socket->direction == AW_DIRECTION_IN &&
 	    aw_judge_answer(skb, sandbox, socket, c))
@@ -115,7 +115,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 			return AW_ACTION_ALLOW;
 		if (aw_is_parting_rst(socket, c) || aw_judge_answer(skb, sandbox, socket, c))
 			return AW_ACTION_ALLOW;
-		return aw_settle(sandbox, c); /* reported when it was remembered */
+		return aw_settle(c); /* reported when it was remembered */
 	}
 	aw_judge(skb, sandbox, socket, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
@@ -124,7 +124,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 		return AW_ACTION_ALLOW;
 	if (aw_is_translated(socket, c))
 		c->reason = AW_REASON_TRANSLATED;
-	aw_note_contact(skb, sandbox, c);
+	aw_note_contact(skb, c);
 	return aw_conclude(skb, sandbox, socket, c);
 }
 
@@ -151,20 +151,29 @@ static __always_inline bool aw_has_content(const struct aw_socket *socket, const
 AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 {
 	struct aw_case c = { .hook = AW_HOOK_EGRESS, .id = aw_self() };
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
 	struct bpf_sock *sk = skb->sk;
+	struct aw_sandbox *sandbox;
 	struct aw_socket *socket;
 	int refused, action;
 
-	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk))) {
+	if (!sk || !(sk = bpf_sk_fullsock(sk))) {
 		AW_COUNT(c.id, denied);
 		return AW_ACTION_DENY;
 	}
+	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (socket && aw_is_anothers(socket, c.id))
+		return AW_ACTION_ALLOW;
+	sandbox = aw_sandbox_of(c.id);
+	if (!sandbox) {
+		AW_COUNT(c.id, denied);
+		return AW_ACTION_DENY;
+	}
+	if (!socket)
+		return aw_refuse_unstored(skb, c.id, c.hook);
+	c.mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, true, &c);
-	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!socket)
-		return aw_refuse_unstored(skb, sandbox, &c);
+	aw_adopt(socket, &c);
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
 	/* Made before the wall stood, or sock_create had refused it: it can write any header. */
@@ -174,7 +183,7 @@ AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 	    (c.protocol == IPPROTO_ICMPV6 && c.icmp_type != AW_ICMPV6_ECHO))
 		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_SOCKET_TYPE);
 	aw_note_socket(socket, sk->state, &c);
-	if (aw_is_forged(sandbox, &c) && sandbox->mode != AW_MODE_OBSERVE)
+	if (aw_is_forged(sandbox, &c) && c.mode != AW_MODE_OBSERVE)
 		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_FORGED);
 	action = aw_judge_packet(skb, sandbox, socket, &c);
 	if (action == AW_ACTION_ALLOW && aw_has_content(socket, &c))

@@ -17,6 +17,8 @@ static __always_inline void aw_report_match(struct __sk_buff *skb, struct aw_cas
 	struct bpf_sock *sk = skb->sk;
 	struct aw_tail *tail = 0;
 
+	if (!aw_may_report(c->id, aw_now(c), true))
+		return;
 	event = bpf_ringbuf_reserve(&aw_denials, sizeof(*event), 0);
 	if (!event) {
 		AW_COUNT(c->id, lost_denials);
@@ -111,13 +113,12 @@ static __always_inline void aw_hand_over(struct __sk_buff *skb, struct aw_case *
 }
 
 /* Refuses the packet, and with it the flow, unless the mode is not to. Returns enum aw_action. */
-static __always_inline int aw_end_flow(const struct aw_sandbox *sandbox, struct aw_socket *socket,
-				       struct aw_case *c)
+static __always_inline int aw_end_flow(struct aw_socket *socket, struct aw_case *c)
 {
 	int action;
 
-	c->verdict = sandbox->mode == AW_MODE_OBSERVE ? AW_VERDICT_ALLOW : AW_VERDICT_DENY;
-	action = aw_settle(sandbox, c);
+	c->verdict = c->mode == AW_MODE_OBSERVE ? AW_VERDICT_ALLOW : AW_VERDICT_DENY;
+	action = aw_settle(c);
 	if (action == AW_ACTION_DENY)
 		socket->scan.dead = 1;
 	return action;

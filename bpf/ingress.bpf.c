@@ -15,13 +15,13 @@ static __always_inline int aw_take_segment(struct __sk_buff *skb, const struct a
 		if (c->direction == AW_DIRECTION_OUT)
 			__sync_fetch_and_add(&socket->bytes_in, c->size);
 		else if (c->verdict != AW_VERDICT_ALLOW)
-			return aw_settle(sandbox, c);
+			return aw_settle(c);
 		aw_flush_when_due(socket, c);
 		if (c->direction == AW_DIRECTION_OUT && socket->reason == AW_REASON_RESOLVER)
 			return aw_hear(skb, sandbox, socket, c);
 		return AW_ACTION_ALLOW;
 	}
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		aw_rule_out(c, AW_VERDICT_ALLOW, AW_REASON_OBSERVED);
 	else
 		aw_judge_in(sandbox, c);
@@ -33,12 +33,12 @@ static __always_inline int aw_take_syn(struct __sk_buff *skb, const struct aw_sa
 {
 	int action;
 
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
 	aw_judge_in(sandbox, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW; /* reported once there is a flow */
-	action = aw_settle(sandbox, c);
+	action = aw_settle(c);
 	aw_name_socket(skb, c);
 	if (action == AW_ACTION_DENY)
 		aw_report(c, sandbox->generation, socket);
@@ -49,7 +49,7 @@ static __always_inline int aw_take_syn(struct __sk_buff *skb, const struct aw_sa
 static __always_inline int aw_turn_away(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					struct aw_socket *socket, struct aw_case *c)
 {
-	if (sandbox->mode == AW_MODE_AUDIT && aw_knows_peer(skb, c, AW_PEER_CONTACTED))
+	if (c->mode == AW_MODE_AUDIT && aw_knows_peer(skb, c, AW_PEER_CONTACTED))
 		return AW_ACTION_ALLOW;
 	c->direction = AW_DIRECTION_IN;
 	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_RULE);
@@ -62,7 +62,7 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 {
 	c->direction = AW_DIRECTION_OUT;
 	if (aw_recall(socket, sandbox, c) &&
-	    (c->verdict == AW_VERDICT_ALLOW || sandbox->mode != AW_MODE_ENFORCE))
+	    (c->verdict == AW_VERDICT_ALLOW || c->mode != AW_MODE_ENFORCE))
 		return c->reason == AW_REASON_RESOLVER ? aw_hear(skb, sandbox, socket, c) :
 							 AW_ACTION_ALLOW;
 	/* Never a caller, though a rule lets in anyone: it could be sent what is no question. */
@@ -72,12 +72,12 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 	c->direction = AW_DIRECTION_IN;
 	if (aw_recall(socket, sandbox, c)) {
 		if (c->verdict != AW_VERDICT_ALLOW)
-			return aw_settle(sandbox, c);
+			return aw_settle(c);
 		aw_note_caller(skb, c);
 		aw_flush_when_due(socket, c);
 		return AW_ACTION_ALLOW;
 	}
-	if (sandbox->mode == AW_MODE_OBSERVE) {
+	if (c->mode == AW_MODE_OBSERVE) {
 		aw_observe_out(sandbox, 0, c);
 	} else {
 		aw_judge_in(sandbox, c);
@@ -98,7 +98,7 @@ static __always_inline int aw_take_datagram(struct __sk_buff *skb, const struct 
 static __always_inline int aw_take_other(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 					 struct aw_socket *socket, struct aw_case *c)
 {
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
 	aw_judge_out(skb, sandbox, 0, c);
 	if (c->verdict == AW_VERDICT_ALLOW)
@@ -122,21 +122,30 @@ static __always_inline int aw_take_packet(struct __sk_buff *skb, const struct aw
 AW_GLOBAL int aw_judge_arrival(struct __sk_buff *skb)
 {
 	struct aw_case c = { .hook = AW_HOOK_INGRESS, .id = aw_self() };
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
 	struct bpf_sock *sk = skb->sk;
+	struct aw_sandbox *sandbox;
 	struct aw_socket *socket;
 	int refused, action;
 
-	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk))) {
+	if (!sk || !(sk = bpf_sk_fullsock(sk))) {
 		AW_COUNT(c.id, denied);
 		return AW_ACTION_DENY;
 	}
+	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (socket && aw_is_anothers(socket, c.id))
+		return AW_ACTION_ALLOW;
+	sandbox = aw_sandbox_of(c.id);
+	if (!sandbox) {
+		AW_COUNT(c.id, denied);
+		return AW_ACTION_DENY;
+	}
+	if (!socket)
+		return aw_refuse_unstored(skb, c.id, c.hook);
+	c.mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, false, &c);
-	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	c.direction = AW_DIRECTION_IN;
-	if (!socket)
-		return aw_refuse_unstored(skb, sandbox, &c);
+	aw_adopt(socket, &c);
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
 	aw_note_socket(socket, sk->state, &c);

@@ -85,7 +85,7 @@ static __always_inline bool aw_has_name(const struct aw_bound *bound, __u64 name
  */
 AW_GLOBAL int aw_bind(__u64 sandbox_id, __u32 index, __u32 ttl_s, __u32 permits)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	__u32 limit = permits ? AW_BOUND_LIMIT : AW_BOUND_LIMIT / 2;
 	struct aw_bound_key key = { .sandbox = sandbox_id };
 	__u64 now = bpf_ktime_get_boot_ns(), until;
@@ -124,7 +124,7 @@ AW_GLOBAL int aw_bind(__u64 sandbox_id, __u32 index, __u32 ttl_s, __u32 permits)
 /* Reports that a name leads to where only a rule on addresses may lead: work->about. Returns 0. */
 AW_GLOBAL int aw_report_rebinding(struct __sk_buff *skb, __u64 sandbox_id, __u32 index)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	struct aw_work *work = aw_work_at(index);
 	struct bpf_sock *sk = skb->sk;
 	struct aw_socket *socket;
@@ -139,7 +139,7 @@ AW_GLOBAL int aw_report_rebinding(struct __sk_buff *skb, __u64 sandbox_id, __u32
 	c->id = sandbox_id;
 	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_REBINDING);
 	aw_name_socket(skb, c);
-	aw_settle(sandbox, c);
+	aw_settle(c);
 	aw_report_name(c, sandbox->generation, socket, work);
 	return 0;
 }
@@ -156,7 +156,7 @@ enum aw_learning {
  */
 AW_GLOBAL int aw_weigh_answer(struct __sk_buff *skb, __u64 sandbox_id, __u32 index, __u32 i)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	struct aw_work *work = aw_work_at(index);
 	struct aw_interval_set *set;
 	struct aw_case *c;
@@ -168,6 +168,7 @@ AW_GLOBAL int aw_weigh_answer(struct __sk_buff *skb, __u64 sandbox_id, __u32 ind
 	c = (void *)work->about;
 	__builtin_memset(c, 0, sizeof(*c));
 	c->hook = AW_HOOK_INGRESS;
+	c->mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c->size = skb->len;
 	c->protocol = work->protocol;
 	c->name = work->hash;
@@ -176,7 +177,7 @@ AW_GLOBAL int aw_weigh_answer(struct __sk_buff *skb, __u64 sandbox_id, __u32 ind
 	rules = aw_rules_of(sandbox_id, work->hash, sandbox->generation, sandbox->names);
 	permits = rules != AW_NO_MEMORY && rules >> 32 & AW_SET_PERMITS;
 	set = aw_find_set(sandbox->generation, AW_DIRECTION_OUT, &c->remote);
-	if (sandbox->mode != AW_MODE_OBSERVE && (!set || set->count & AW_SET_CLOSED))
+	if (c->mode != AW_MODE_OBSERVE && (!set || set->count & AW_SET_CLOSED))
 		return permits ? AW_LEARNING_REFUSED : AW_LEARNING_NOTHING;
 	return permits ? AW_LEARNING_PERMITTED : AW_LEARNING_ADDRESS;
 }

@@ -67,14 +67,14 @@ static __attribute__((noinline, unused)) int aw_hear(struct __sk_buff *skb,
 	int action = AW_ACTION_ALLOW;
 	struct aw_work *work;
 
-	if (!(socket->flags & AW_SOCKET_HOME))
+	if (!aw_is_home(socket, sandbox))
 		return AW_ACTION_ALLOW; /* nothing was asked on it */
 	if (skb->ifindex == AW_LOOPBACK_IFINDEX && !aw_is_loopback(&c->remote) &&
 	    !(sandbox->dns & AW_DNS_LOCAL)) {
 		/* Only who is on this host can have sent that. */
 		aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_FORGED);
 		aw_name_socket(skb, c);
-		action = aw_settle(sandbox, c);
+		action = aw_settle(c);
 		aw_report(c, sandbox->generation, socket);
 		return action;
 	}

@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
+#include "heard.bpf.h"
 #include "scanned.bpf.h"
 
 /*
@@ -33,6 +34,7 @@ AW_MAP const volatile __u64 aw_test_sandbox;
 AW_MAP const volatile __u8 aw_have_set_retval; /* bpf_set_retval: Linux 5.18 and later */
 AW_MAP const volatile __u32 aw_belt_mark; /* secret skb->mark of what aw_belt answers; 0: no belt */
 AW_MAP const volatile __u64 aw_hash_seed; /* of the hashes of names: see message.bpf.h */
+AW_MAP const volatile __u32 aw_event_budget; /* see aw_may_report(); 0: no limit */
 
 /*
  * The sandbox a link was attached for. The kernel makes the entry, zeroed, at attach: 0 means deny.
@@ -44,10 +46,19 @@ AW_MAP struct {
 	__type(value, __u64);
 } aw_sandbox_id SEC(".maps");
 
+/* Where in aw_sandboxes the settings of a sandbox lie now. Key: the u64 sandbox id; 0 is never one. */
 AW_MAP struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, __u64);
+	__type(value, __u32);
+} aw_slots SEC(".maps");
+
+/* Twice as many as there are sandboxes: each write of settings takes another. See aw_sandbox_of(). */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
 	__type(value, struct aw_sandbox);
 } aw_sandboxes SEC(".maps");
 
@@ -91,47 +102,6 @@ AW_MAP struct {
 	__type(key, struct aw_bound_key);
 	__type(value, struct aw_bound);
 } aw_bound SEC(".maps");
-
-/* Longer ones are refused. */
-#define AW_HELLO_LEN 4096 /* of a TLS ClientHello with its record headers */
-#define AW_HEAD_LEN  8192 /* of an HTTP request up to its empty line */
-
-/*
- * How far the bytes that one TCP socket sends were read: see hello.bpf.h. Nothing is kept of them but
- * the names they say.
- */
-struct aw_hello {
-	__u64 skip; /* bytes that say nothing, before the next one that does */
-	__u64 words[3]; /* a method or the name of a header: its first 24 bytes, 8 in each */
-	__u64 body; /* Content-Length */
-	__u32 expected; /* TCP sequence number of the next byte to read */
-	__u32 taken; /* bytes read of the ClientHello or the request */
-	__u32 value; /* the number that is being read */
-	__u32 record; /* bytes left of the TLS record */
-	__u32 message; /* bytes left of the ClientHello */
-	__u16 port; /* that CONNECT or an absolute target names; 0: none */
-	__u16 length; /* of text */
-	__u16 kept; /* length of name; 0: the target names none */
-	__u16 at; /* where in a word, a field or a line the next byte stands */
-	__u8 begun; /* 1: expected is known */
-	__u8 phase; /* enum aw_phase */
-	__u8 need; /* bytes missing of the number or name */
-	__u8 records; /* TLS records begun */
-	__u8 kind; /* enum aw_kind */
-	__u8 marks; /* AW_MARK_* */
-	__u8 form; /* of the request's target */
-	__u8 target; /* enum aw_said of the target's host */
-	__u8 host; /* ... of the Host header or the server name */
-	__u8 header; /* which header the value belongs to */
-	__u8 tunnel; /* 1: behind a CONNECT to what name holds */
-	__u8 refused; /* 1: nothing may follow */
-	__u8 label; /* bytes of the label that is being read */
-	__u8 signs; /* what a name holds */
-	__u8 mode; /* what part of an authority is read */
-	__u8 _pad;
-	__u8 text[256]; /* the name being read; zeros follow it */
-	__u8 name[256]; /* of the target; zeros follow it */
-};
 
 AW_MAP struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -227,7 +197,6 @@ AW_MAP struct {
 
 #define AW_SOCKET_SAID	   0x20 /* name is what the flow said, not what the address was learned under */
 #define AW_SOCKET_ALL_SAID 0x40 /* nothing more is to be listened to */
-#define AW_SOCKET_HOME	   0x10 /* made in the network namespace of the sandbox's admission */
 #define AW_SOCKET_USER	   0x8 /* made by socket() or accept(): sock_release will tell of its end */
 
 /*
@@ -237,7 +206,9 @@ AW_MAP struct {
 struct aw_socket {
 	struct bpf_spin_lock lock; /* see aw_is_serial() */
 	__u32 generation; /* 0: no verdict */
-	__u64 sandbox; /* 0: not made in a sandbox of this wall */
+	__u64 sandbox; /* that judged it last, the innermost first; 0: none yet */
+	__u64 above; /* the scope that passed it last; 0: none */
+	__u64 netns; /* cookie of its network namespace; 0: not known, for skb programs cannot ask */
 	__u64 since_ns; /* start of the span that the next flush adds to duration_ns */
 	__u64 flushed_jiffies;
 	__u64 bytes_out; /* since the last flush */

@@ -29,11 +29,9 @@ static __always_inline void aw_note_peer(void *ctx, struct aw_case *c, __u64 how
 }
 
 /* Notes the remote of a datagram that audit mode lets through. */
-static __always_inline void aw_note_contact(void *ctx, const struct aw_sandbox *sandbox,
-					    struct aw_case *c)
+static __always_inline void aw_note_contact(void *ctx, struct aw_case *c)
 {
-	if (sandbox->mode == AW_MODE_AUDIT && c->verdict == AW_VERDICT_DENY &&
-	    c->protocol != IPPROTO_TCP)
+	if (c->mode == AW_MODE_AUDIT && c->verdict == AW_VERDICT_DENY && c->protocol != IPPROTO_TCP)
 		aw_note_peer(ctx, c, AW_PEER_CONTACTED);
 }
 

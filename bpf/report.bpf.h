@@ -56,6 +56,8 @@ static __attribute__((noinline, unused)) int aw_report(struct aw_case *c, __u32 
 	bool denied = c->verdict != AW_VERDICT_ALLOW;
 	struct aw_event *event;
 
+	if (denied && !aw_may_report(c->id, aw_now(c), false))
+		return 0;
 	if (denied)
 		event = bpf_ringbuf_reserve(&aw_denials, sizeof(*event), 0);
 	else
@@ -78,6 +80,8 @@ static __always_inline void aw_report_name(struct aw_case *c, __u32 generation,
 {
 	struct aw_name_event *event = (void *)work->event;
 
+	if (!aw_may_report(c->id, aw_now(c), false))
+		return;
 	aw_fill_event(&event->event, c, generation, socket);
 	event->type = work->type;
 	event->length = work->length;
@@ -89,11 +93,11 @@ static __always_inline void aw_report_name(struct aw_case *c, __u32 generation,
 /*
  * Turns what the rules say into what happens in this mode, and counts it. Returns enum aw_action.
  */
-static __always_inline int aw_settle(const struct aw_sandbox *sandbox, struct aw_case *c)
+static __always_inline int aw_settle(struct aw_case *c)
 {
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return AW_ACTION_ALLOW;
-	if (sandbox->mode == AW_MODE_AUDIT) {
+	if (c->mode == AW_MODE_AUDIT) {
 		c->verdict = AW_VERDICT_WOULD_DENY;
 		AW_COUNT(c->id, would_denied);
 		return AW_ACTION_ALLOW;

@@ -200,7 +200,7 @@ static __always_inline int aw_refuse_saying(struct __sk_buff *skb, const struct 
 	c->verdict = AW_VERDICT_DENY;
 	c->reason = reason;
 	aw_name_socket(skb, c);
-	action = aw_settle(sandbox, c);
+	action = aw_settle(c);
 	if (work && work->length && reason != AW_REASON_QUIC) {
 		work->type = 0;
 		aw_report_name(c, sandbox->generation, socket, work);
@@ -233,7 +233,7 @@ static __always_inline int aw_hear_out(struct __sk_buff *skb, const struct aw_sa
 	if (!reason)
 		return AW_ACTION_ALLOW;
 	if (reason == AW_REASON_SILENT)
-		action = sandbox->mode == AW_MODE_ENFORCE ? AW_ACTION_DENY : AW_ACTION_ALLOW;
+		action = c->mode == AW_MODE_ENFORCE ? AW_ACTION_DENY : AW_ACTION_ALLOW;
 	else
 		action = aw_refuse_saying(skb, sandbox, socket, c, index, reason);
 	if (action == AW_ACTION_DENY)

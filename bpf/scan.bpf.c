@@ -22,7 +22,7 @@ static __always_inline int aw_refuse_unread(struct __sk_buff *skb, const struct 
 
 	c->reason = AW_REASON_UNREADABLE;
 	aw_name_socket(skb, c);
-	action = aw_end_flow(sandbox, socket, c);
+	action = aw_end_flow(socket, c);
 	socket->scan.settled[way & 1] = 1;
 	if (c->verdict != AW_VERDICT_ALLOW)
 		aw_report(c, sandbox->generation, socket);
@@ -146,7 +146,7 @@ static __always_inline bool aw_open_segment(struct __sk_buff *skb, struct bpf_so
 	}
 	if ((__s32)seen < 0) {
 		/* The octets between come again, and then this segment. */
-		if (sandbox->mode == AW_MODE_ENFORCE) {
+		if (c->mode == AW_MODE_ENFORCE) {
 			*action = AW_ACTION_DENY;
 			return false;
 		}
@@ -231,7 +231,7 @@ AW_GLOBAL int aw_end_reading(struct __sk_buff *skb, __u32 index)
 		return AW_ACTION_DENY;
 	c = (void *)work->about;
 	r = &work->reading;
-	sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c->id);
+	sandbox = aw_sandbox_of(c->id);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, 0);
 	if (!sandbox || !socket)
 		return AW_ACTION_DENY;
@@ -263,7 +263,7 @@ AW_GLOBAL int aw_begin_reading(struct __sk_buff *skb, __u32 index, __u32 way)
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, 0);
 	if (!socket)
 		return AW_ACTION_DENY;
-	sandbox = bpf_map_lookup_elem(&aw_sandboxes, &socket->sandbox);
+	sandbox = aw_sandbox_of(socket->sandbox);
 	if (!sandbox)
 		return AW_ACTION_DENY;
 	slot = (sandbox->signatures - 1) & 0xff;
@@ -278,6 +278,7 @@ AW_GLOBAL int aw_begin_reading(struct __sk_buff *skb, __u32 index, __u32 way)
 	__builtin_memset(c, 0, sizeof(*c));
 	c->hook = way == AW_WAY_OUT ? AW_HOOK_EGRESS : AW_HOOK_INGRESS;
 	c->id = socket->sandbox;
+	c->mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c->socket_type = sk->type;
 	if (aw_parse(skb, way == AW_WAY_OUT, c))
 		return AW_ACTION_DENY;
@@ -325,12 +326,13 @@ AW_GLOBAL int aw_begin_reading(struct __sk_buff *skb, __u32 index, __u32 way)
 
 AW_GLOBAL int aw_scan(struct __sk_buff *skb, __u64 sandbox_id, __u32 way)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	struct bpf_sock *sk = skb->sk;
 	struct aw_socket *socket;
 	struct aw_work *work;
 	int action = AW_ACTION_DENY;
 	__u32 index;
+	bool enforce;
 	__u8 busy;
 
 	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk)))
@@ -338,13 +340,14 @@ AW_GLOBAL int aw_scan(struct __sk_buff *skb, __u64 sandbox_id, __u32 way)
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, 0);
 	if (!socket)
 		return AW_ACTION_DENY;
+	enforce = aw_mode_of(sandbox->mode, sandbox->until_ns) == AW_MODE_ENFORCE;
 	bpf_spin_lock(&socket->lock);
 	busy = socket->scan.busy[way & 1];
 	socket->scan.busy[way & 1] = 1;
 	bpf_spin_unlock(&socket->lock);
 	/* Of two segments that arrive at once the one that is turned away comes again. */
 	if (busy && sk->protocol == IPPROTO_TCP)
-		return sandbox->mode != AW_MODE_ENFORCE;
+		return !enforce;
 	index = aw_claim_work();
 	work = aw_work_at(index);
 	if (work) {
@@ -359,7 +362,7 @@ AW_GLOBAL int aw_scan(struct __sk_buff *skb, __u64 sandbox_id, __u32 way)
 	aw_release_work(index);
 	socket->scan.busy[way & 1] = 0;
 	/* What could not be read holds nothing up where nothing is enforced. */
-	if (sandbox->mode != AW_MODE_ENFORCE && !socket->scan.dead)
+	if (!enforce && !socket->scan.dead)
 		action = AW_ACTION_ALLOW;
 	if (action == AW_ACTION_DENY && way == AW_WAY_OUT)
 		__sync_fetch_and_add(&socket->bytes_out, -(__u64)skb->len);

@@ -9,13 +9,11 @@
 #include "socket.bpf.h"
 
 /*
- * Tags the socket, notes a listener, and turns the socket that accept() will return, a clone of the
+ * Notes a listener, and turns the socket that accept() will return, a clone of the
  * listener's entry, into a flow of its own: that is how the direction comes from the socket.
  */
 static __always_inline void aw_note_socket(struct aw_socket *socket, __u32 state, struct aw_case *c)
 {
-	if (!socket->sandbox)
-		socket->sandbox = c->id; /* made before the wall was attached */
 	if (c->protocol != IPPROTO_TCP)
 		return;
 	if (state == AW_TCP_LISTEN) {
@@ -32,11 +30,11 @@ static __always_inline int aw_refuse(struct __sk_buff *skb, const struct aw_sand
 {
 	int action;
 
-	if (sandbox->mode == AW_MODE_OBSERVE)
+	if (c->mode == AW_MODE_OBSERVE)
 		return AW_ACTION_ALLOW;
 	aw_rule_out(c, AW_VERDICT_DENY, reason);
 	aw_name_socket(skb, c);
-	action = aw_settle(sandbox, c);
+	action = aw_settle(c);
 	if (action == AW_ACTION_ALLOW)
 		aw_account(socket, sandbox->generation, c);
 	else
@@ -45,13 +43,26 @@ static __always_inline int aw_refuse(struct __sk_buff *skb, const struct aw_sand
 }
 
 /* What cannot be told from other flows is refused in every mode. */
-static __always_inline int aw_refuse_unstored(struct __sk_buff *skb,
-					      const struct aw_sandbox *sandbox, struct aw_case *c)
+static __attribute__((noinline, unused)) int aw_refuse_unstored(struct __sk_buff *skb, __u64 id,
+								__u8 hook)
 {
-	aw_rule_out(c, AW_VERDICT_DENY, AW_REASON_NO_STORAGE);
-	aw_name_socket(skb, c);
-	AW_COUNT(c->id, denied);
-	aw_report(c, sandbox->generation, 0);
+	struct aw_sandbox *sandbox = aw_sandbox_of(id);
+	struct aw_case c = { .hook = hook, .id = id };
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk)))
+		return AW_ACTION_DENY;
+	c.socket_type = sk->type;
+	if (hook == AW_HOOK_EGRESS) {
+		aw_parse(skb, true, &c);
+	} else {
+		aw_parse(skb, false, &c);
+		c.direction = AW_DIRECTION_IN;
+	}
+	aw_rule_out(&c, AW_VERDICT_DENY, AW_REASON_NO_STORAGE);
+	aw_name_socket(skb, &c);
+	AW_COUNT(id, denied);
+	aw_report(&c, sandbox->generation, 0);
 	return AW_ACTION_DENY;
 }
 
@@ -67,7 +78,7 @@ static __attribute__((noinline, unused)) int aw_conclude(struct __sk_buff *skb,
 	aw_name_socket(skb, c);
 	if (keep)
 		aw_remember(socket, sandbox, c);
-	action = aw_settle(sandbox, c);
+	action = aw_settle(c);
 	if (keep && action == AW_ACTION_ALLOW)
 		aw_account(socket, sandbox->generation, c);
 	else if (c->verdict != AW_VERDICT_ALLOW)

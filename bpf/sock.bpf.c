@@ -23,7 +23,7 @@ SEC("cgroup/sock_create")
 int aw_sock_create(struct bpf_sock *ctx)
 {
 	struct aw_case c = { .hook = AW_HOOK_SOCK_CREATE, .id = aw_self() };
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &c.id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(c.id);
 	struct aw_socket *socket;
 	int action = AW_ACTION_DENY;
 
@@ -35,17 +35,19 @@ int aw_sock_create(struct bpf_sock *ctx)
 		aw_rule_out(&c, AW_VERDICT_DENY, AW_REASON_NO_SANDBOX);
 	} else if (!socket) {
 		aw_rule_out(&c, AW_VERDICT_DENY, AW_REASON_NO_STORAGE);
+	} else if (aw_is_anothers(socket, c.id)) {
+		return AW_ACTION_ALLOW;
 	} else {
+		c.mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 		socket->sandbox = c.id;
+		socket->netns = bpf_get_netns_cookie(ctx);
 		socket->flags = AW_SOCKET_USER;
-		if (sandbox->netns && bpf_get_netns_cookie(ctx) == sandbox->netns)
-			socket->flags |= AW_SOCKET_HOME;
 		aw_note_task(socket);
-		if (sandbox->mode == AW_MODE_OBSERVE ||
+		if (c.mode == AW_MODE_OBSERVE ||
 		    aw_is_permitted_type(sandbox, ctx->type, ctx->protocol))
 			return AW_ACTION_ALLOW;
 		aw_rule_out(&c, AW_VERDICT_DENY, AW_REASON_SOCKET_TYPE);
-		action = aw_settle(sandbox, &c);
+		action = aw_settle(&c);
 	}
 	if (c.reason != AW_REASON_SOCKET_TYPE)
 		AW_COUNT(c.id, denied);
@@ -59,7 +61,8 @@ int aw_sock_release(struct bpf_sock *ctx)
 {
 	struct aw_socket *socket = bpf_sk_storage_get(&aw_sockets, ctx, 0, 0);
 
-	if (!socket)
+	/* Another sandbox's is told of by that one's own program. */
+	if (!socket || socket->sandbox != aw_self())
 		return AW_ACTION_ALLOW;
 	socket->flags |= AW_SOCKET_RELEASED;
 	/* Of a TCP flow in full swing egress will see the last packet, and flush then. */

@@ -136,9 +136,63 @@ static __always_inline void aw_forget(struct aw_socket *socket, struct aw_case *
 	if (socket->bytes_out || socket->bytes_in)
 		aw_flush(socket, aw_now(c));
 	socket->generation = 0;
-	socket->sandbox = c->id;
 	socket->name = 0;
 	socket->claimed_port = 0;
+}
+
+/* See aw_adopt(). */
+static __attribute__((noinline, unused)) int aw_take_over(struct aw_socket *socket,
+							  struct aw_case *c)
+{
+	if (socket->bytes_out || socket->bytes_in)
+		aw_flush(socket, aw_now(c));
+	bpf_spin_lock(&socket->lock);
+	socket->generation = 0;
+	socket->reason = 0; /* at ingress it says more than the verdict: see aw_take_segment() */
+	socket->sandbox = c->id;
+	bpf_spin_unlock(&socket->lock);
+	return 0;
+}
+
+/*
+ * Makes the socket this sandbox's, before anything of it may pass: a scope's program, which runs after
+ * this one, then keeps out of it. It may have been made before the wall stood, or under a scope, or for
+ * a sandbox that was released: no verdict of those counts. What the socket is, and what it has said,
+ * stays: its direction, the name it said, how far it was read.
+ */
+static __always_inline void aw_adopt(struct aw_socket *socket, struct aw_case *c)
+{
+	if (socket->sandbox != c->id)
+		aw_take_over(socket, c);
+}
+
+/*
+ * Says whether *id* is a scope and a sandbox below it has the socket: its program has run before this
+ * one, and has judged. If that sandbox is gone, or a scope itself, this one's default holds. To be asked
+ * first: it is all that a scope does for such a socket.
+ */
+static __always_inline bool aw_is_anothers(struct aw_socket *socket, __u64 id)
+{
+	__u64 owner = socket->sandbox;
+	struct aw_sandbox *sandbox;
+
+	if (!id || !owner || owner == id)
+		return false;
+	if (socket->above != id) {
+		sandbox = aw_sandbox_of(id);
+		if (!sandbox || !sandbox->scope)
+			return false;
+		socket->above = id;
+	}
+	sandbox = aw_sandbox_of(owner);
+	return sandbox && !sandbox->scope;
+}
+
+/* Says whether the socket was made in the network namespace that the sandbox was admitted with. */
+static __always_inline bool aw_is_home(const struct aw_socket *socket,
+				       const struct aw_sandbox *sandbox)
+{
+	return sandbox->netns && socket->netns == sandbox->netns;
 }
 
 /* Starts a fresh life of a TCP socket. */
@@ -147,7 +201,7 @@ static __always_inline void aw_reset(struct aw_socket *socket, struct aw_case *c
 	aw_forget(socket, c);
 	__builtin_memset(&socket->scan, 0, sizeof(socket->scan));
 	socket->direction = direction;
-	socket->flags &= AW_SOCKET_USER | AW_SOCKET_HOME;
+	socket->flags &= AW_SOCKET_USER;
 }
 
 /*
@@ -164,7 +218,7 @@ static __always_inline bool aw_match(const struct aw_socket *socket,
 				     const struct aw_sandbox *sandbox, struct aw_case *c)
 {
 	if (socket->generation != sandbox->generation || socket->sandbox != c->id ||
-	    socket->mode != sandbox->mode || socket->protocol != c->protocol ||
+	    socket->mode != c->mode || socket->protocol != c->protocol ||
 	    socket->remote_port != c->remote_port || socket->direction != c->direction ||
 	    !aw_same_address(socket->remote, &c->remote))
 		return false;
@@ -219,9 +273,8 @@ static __always_inline void aw_store(struct aw_socket *socket, const struct aw_s
 	if (c->protocol != IPPROTO_TCP &&
 	    (socket->remote_port != c->remote_port || !aw_same_address(socket->remote, &c->remote)))
 		__builtin_memset(&socket->scan, 0, sizeof(socket->scan));
-	socket->generation = sandbox->generation;
 	socket->sandbox = c->id;
-	socket->mode = sandbox->mode;
+	socket->mode = c->mode;
 	socket->protocol = c->protocol;
 	socket->remote_port = c->remote_port;
 	socket->local_port = c->local_port;
@@ -233,6 +286,7 @@ static __always_inline void aw_store(struct aw_socket *socket, const struct aw_s
 	socket->rule = c->rule;
 	socket->name = c->name;
 	socket->terms = c->terms;
+	socket->generation = sandbox->generation; /* last: from here on the rest counts */
 	if (c->verdict == AW_VERDICT_ALLOW)
 		socket->flags |= AW_SOCKET_PERMITTED;
 }
@@ -245,13 +299,9 @@ static __always_inline void aw_remember(struct aw_socket *socket, const struct a
 
 	if (socket->bytes_out || socket->bytes_in)
 		aw_flush(socket, now);
-	if (aw_is_serial(c)) {
-		aw_store(socket, sandbox, c);
-	} else {
-		bpf_spin_lock(&socket->lock);
-		aw_store(socket, sandbox, c);
-		bpf_spin_unlock(&socket->lock);
-	}
+	bpf_spin_lock(&socket->lock);
+	aw_store(socket, sandbox, c);
+	bpf_spin_unlock(&socket->lock);
 	socket->since_ns = now;
 	socket->flushed_jiffies = bpf_jiffies64();
 	if (c->hook == AW_HOOK_EGRESS)

@@ -5,7 +5,7 @@
 static __always_inline int aw_speak_with(struct __sk_buff *skb, __u64 sandbox_id, __u32 terms,
 					 struct aw_work *work, __u32 index)
 {
-	struct aw_sandbox *sandbox = bpf_map_lookup_elem(&aw_sandboxes, &sandbox_id);
+	struct aw_sandbox *sandbox = aw_sandbox_of(sandbox_id);
 	struct bpf_sock *sk = skb->sk;
 	struct aw_socket *socket;
 	struct aw_case *c;
@@ -20,6 +20,7 @@ static __always_inline int aw_speak_with(struct __sk_buff *skb, __u64 sandbox_id
 	__builtin_memset(c, 0, sizeof(*c));
 	c->hook = AW_HOOK_EGRESS;
 	c->id = sandbox_id;
+	c->mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c->socket_type = sk->type;
 	if (aw_parse(skb, true, c))
 		return AW_ACTION_DENY;

@@ -131,9 +131,11 @@ class Sandbox(ctypes.Structure):
     """``struct aw_sandbox``: value of ``aw_sandboxes``."""
 
     _fields_ = (
+        ("id", ctypes.c_uint64),
         ("netns", ctypes.c_uint64),
         ("blocks", ctypes.c_uint64),
         ("alerts", ctypes.c_uint64),
+        ("until_ns", ctypes.c_uint64),
         ("generation", ctypes.c_uint32),
         ("min_ttl_s", ctypes.c_uint32),
         ("max_addresses", ctypes.c_uint32),
@@ -145,6 +147,8 @@ class Sandbox(ctypes.Structure):
         ("dns", ctypes.c_uint8),
         ("protocols", ctypes.c_uint8 * MAX_PROTOCOLS),
         ("signatures", ctypes.c_uint8),
+        ("scope", ctypes.c_uint8),
+        ("_pad", ctypes.c_uint8 * 7),
     )
 
 
@@ -313,6 +317,8 @@ class Counters(ctypes.Structure):
         ("bound", ctypes.c_uint64),
         ("lost_excerpts", ctypes.c_uint64),
         ("matches", ctypes.c_uint64),
+        ("window", ctypes.c_uint64),
+        ("events", ctypes.c_uint64),
     )
 
 
@@ -341,7 +347,8 @@ def _layout(key: type[ctypes.Structure] | int, value: type[ctypes.Structure] | i
 
 MAP_LAYOUTS: dict[str, MapLayout] = {
     "aw_sandbox_id": _layout(8, 8),
-    "aw_sandboxes": _layout(8, Sandbox),
+    "aw_slots": _layout(8, 4),
+    "aw_sandboxes": _layout(4, Sandbox),
     "aw_rules": _layout(RuleKey, IntervalSet),
     "aw_intervals": _layout(4, Interval),
     "aw_names": _layout(NameKey, NameRules),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import secrets
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def interfaces() -> list[Interface]:
 
 def new_mark() -> int:
     """Return a secret for ``aw_belt_mark``: 1 to 0xffffffff."""
-    return secrets.randbelow(0xFFFF_FFFF) + 1
+    return int.from_bytes(os.urandom(4), "big") or 1
 
 
 class Belt:
@@ -121,7 +121,9 @@ class Belt:
         self._links[ifindex] = link = Link(check(made, what), what)
         try:
             if self._pin_dir:
-                pin(link.fd, self._pin_path(self._pin_dir, ifindex))
+                path = self._pin_path(self._pin_dir, ifindex)
+                path.unlink(missing_ok=True)  # of a wall that this one takes the place of
+                pin(link.fd, path)
             self._belts.update(self._key(ifindex), _VALUE.pack(_value(interface)))
         except BaseException:
             self._forget(ifindex)

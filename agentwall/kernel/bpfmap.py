@@ -70,13 +70,17 @@ class BpfMap:
         self.shape = shape
 
     @classmethod
-    def create(cls, shape: MapShape, *, flags: int = 0) -> BpfMap:
-        """Create a map; the caller closes it.
+    def create(cls, shape: MapShape, *, flags: int = 0, inner: BpfMap | None = None) -> BpfMap:
+        """Create a map; the caller closes it. *inner*: like the maps that a map of maps holds.
 
         Raises:
             KernelError: This kernel refuses it.
         """
-        options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), map_flags=flags)
+        options = _MapCreateOptions(
+            sz=ctypes.sizeof(_MapCreateOptions),
+            map_flags=flags,
+            inner_map_fd=inner.fd if inner else 0,
+        )
         fd = libbpf.library().bpf_map_create(
             shape.type,
             shape.name.encode(),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 
 
@@ -35,9 +36,20 @@ class Capacity:
             "aw_names": self.names,
             "aw_known": self.known,
             "aw_bound": self.bound,
-            "aw_sandboxes": self.sandboxes,
+            "aw_slots": self.sandboxes,
+            "aw_sandboxes": 2 * self.sandboxes,
             "aw_counters": self.sandboxes + 1,
             "aw_flow_table": self.flows,
             "aw_denials": self.denial_ring_bytes,
             "aw_flows": self.flow_ring_bytes,
         }
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have as many descriptors as the hard limit permits; return how many.
+
+    A sandbox takes one for each hook.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

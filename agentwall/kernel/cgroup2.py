@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,16 +101,57 @@ def attachable(cgroup: Path) -> Iterator[int]:
         os.close(fd)
 
 
+class _Mounts:
+    """What of cgroup v2 is mounted, read again when the kernel says that mounts changed."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._fd = -1
+        self._poll = select.poll()
+        self._devices: frozenset[int] = frozenset()
+        self._roots: frozenset[tuple[int, int]] = frozenset()
+
+    def devices_and_roots(self) -> tuple[frozenset[int], frozenset[tuple[int, int]]]:
+        """Return the devices, and the (device, inode) of what lies at each mount point."""
+        # A child may have gone into a mount namespace of its own, where this file is not about it.
+        if self._pid != os.getpid():
+            self._open()
+            self._read()
+        elif self._poll.poll(0):
+            self._read()
+        return self._devices, self._roots
+
+    def _open(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._pid = os.getpid()
+        self._poll = select.poll()
+        # Source: proc(5): POLLERR and POLLPRI once after every change.
+        self._poll.register(self._fd, select.POLLPRI)
+        self._poll.poll(0)
+
+    def _read(self) -> None:
+        mounts = read_mounts("cgroup2")
+        roots = set()
+        for mount in mounts:
+            with contextlib.suppress(OSError):  # a mount point may be hidden by another
+                root = os.stat(mount.point)
+                roots.add((root.st_dev, root.st_ino))
+        self._devices = frozenset(mount.device for mount in mounts)
+        self._roots = frozenset(roots)
+
+
+_mounts = _Mounts()
+
+
 def _expect_below_root(fd: int, cgroup: Path) -> None:
     found = os.fstat(fd)
-    mounts = read_mounts("cgroup2")
-    if found.st_dev not in {mount.device for mount in mounts}:
+    devices, roots = _mounts.devices_and_roots()
+    if found.st_dev not in devices:
         raise HostError(f"attach to {cgroup}: expected a cgroup v2 directory")
-    for mount in mounts:
-        with contextlib.suppress(OSError):  # a mount point may be hidden by another
-            root = os.stat(mount.point)
-            if (root.st_dev, root.st_ino) == (found.st_dev, found.st_ino):
-                raise HostError(f"attach to {cgroup}: refusing the root cgroup")
+    if (found.st_dev, found.st_ino) in roots:
+        raise HostError(f"attach to {cgroup}: refusing the root cgroup")
     # Every cgroup has this file but the real root, whatever is mounted where.
     try:
         os.stat("cgroup.events", dir_fd=fd)

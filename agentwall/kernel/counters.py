@@ -18,6 +18,7 @@ class Counters:
     probes: int
     """UDP connect() refused, which sends nothing; getaddrinfo does it."""
     lost_denials: int
+    """Refusals and matches that found no room, or were more than a sandbox may report at a time."""
     lost_flows: int
     lost_totals: int
     lost_names: int

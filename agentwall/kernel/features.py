@@ -106,6 +106,7 @@ _MAPS = (
     MapType.ARRAY,
     MapType.LRU_HASH,
     MapType.LPM_TRIE,
+    MapType.ARRAY_OF_MAPS,
     MapType.CGROUP_STORAGE,
     MapType.SK_STORAGE,
     MapType.RINGBUF,

@@ -68,6 +68,7 @@ class MapType(enum.IntEnum):
     ARRAY = 2
     LRU_HASH = 9
     LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
     CGROUP_STORAGE = 19
     SK_STORAGE = 24
     RINGBUF = 27
@@ -109,8 +110,14 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map__value_size": (c_uint32, (c_void_p,)),
     "bpf_map__max_entries": (c_uint32, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
+    "bpf_map__map_flags": (c_uint32, (c_void_p,)),
+    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
+    "bpf_map__btf_key_type_id": (c_uint32, (c_void_p,)),
+    "bpf_map__btf_value_type_id": (c_uint32, (c_void_p,)),
     "bpf_map__is_internal": (c_bool, (c_void_p,)),
     "bpf_map__initial_value": (c_void_p, (c_void_p, ctypes.POINTER(c_size_t))),
+    "btf__load_from_kernel_by_id": (c_void_p, (c_uint32,)),
+    "btf__free": (None, (c_void_p,)),
     "btf__find_by_name_kind": (c_int, (c_void_p, c_char_p, c_uint32)),
     "btf__type_by_id": (c_void_p, (c_void_p, c_uint32)),
     "btf__name_by_offset": (c_char_p, (c_void_p, c_uint32)),

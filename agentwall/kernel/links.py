@@ -74,6 +74,8 @@ class ProgramInfo:
 class Link:
     """A cgroup link by descriptor."""
 
+    __slots__ = ("_what", "fd")
+
     def __init__(self, fd: int, what: str) -> None:
         self.fd = fd
         self._what = what
@@ -91,7 +93,16 @@ class Link:
         create = libbpf.library().bpf_link_create
         return cls(check(create(program_fd, cgroup_fd, attach_type, None), what), what)
 
-    def pin(self, path: Path) -> None:
+    @classmethod
+    def open(cls, path: Path | str) -> Link:
+        """Open the link that is pinned at *path*.
+
+        Raises:
+            KernelError: ENOENT: nothing is pinned there.
+        """
+        return cls(open_pin(path), f"{path}")
+
+    def pin(self, path: Path | str) -> None:
         """Give the link a name on a bpffs."""
         pin(self.fd, path)
 
@@ -130,7 +141,7 @@ class Link:
             self.fd = -1
 
 
-def pin(fd: int, path: Path) -> None:
+def pin(fd: int, path: Path | str) -> None:
     """Give a program, map or link a name on a bpffs.
 
     Raises:
@@ -139,7 +150,7 @@ def pin(fd: int, path: Path) -> None:
     check(libbpf.library().bpf_obj_pin(fd, str(path).encode()), f"{path}: pin")
 
 
-def open_pin(path: Path) -> int:
+def open_pin(path: Path | str) -> int:
     """Return a descriptor, the caller's to close, of what is pinned at *path*.
 
     Raises:
@@ -162,6 +173,17 @@ def effective_programs(cgroup_fd: int, attach_type: AttachType) -> list[int]:
     )
     check(done, f"query {attach_type.name.lower()}")
     return list(ids[: count.value])
+
+
+def program_id(fd: int) -> int:
+    """Return the id of the program behind a descriptor.
+
+    Raises:
+        KernelError: *fd* is not a program's.
+    """
+    info = _ProgramInfo()
+    _read_info(fd, info)
+    return int(info.id)
 
 
 def program_info(program_id: int) -> ProgramInfo | None:

@@ -12,12 +12,14 @@ import contextlib
 import errno
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentwall.errors import KernelError
+from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import Mode
 from agentwall.kernel import abi
 from agentwall.kernel.bpfmap import BpfMap
+from agentwall.kernel.grace import wait_for_programs
 from agentwall.kernel.names import NO_SLOT, SlotAllocator, count_names, pack_names
 from agentwall.kernel.signatures import Inspection, pack_inspection
 from agentwall.kernel.slices import SliceAllocator
@@ -33,15 +35,16 @@ _RULE_KEY = struct.Struct("=II16s")
 _INTERVAL_SET = struct.Struct("=II")
 _INTERVAL = struct.Struct("=IIII")
 _INDEX = struct.Struct("=I")
-SANDBOX = struct.Struct("=QQQIIIIHHBBB8sB")
+SANDBOX = struct.Struct("=QQQQQIIIIHHBBB8sBB7x")
 """``struct aw_sandbox``."""
 _MAX_U32 = 0xFFFF_FFFF
+_MAX_U64 = 0xFFFF_FFFF_FFFF_FFFF
 _VERDICT_OF = {True: abi.Verdict.ALLOW.value, False: abi.Verdict.DENY.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSettings:
-    """The one entry that decides how a sandbox is judged: ``struct aw_sandbox``."""
+    """What decides how a sandbox is judged: ``struct aw_sandbox``."""
 
     generation: int
     """Which rules; never reused, so that no socket's old verdict can match."""
@@ -62,6 +65,10 @@ class SandboxSettings:
     """Something beside the cgroup answers refused questions (``AW_DNS_BELT``)."""
     inspection: Inspection | None = None
     """None: no signatures are looked for."""
+    is_scope: bool = False
+    """Judges what lies below its cgroup and belongs to no other bound sandbox: a default policy."""
+    until_ns: int = 0
+    """CLOCK_BOOTTIME: from then on *mode* is enforce, whoever is there to say so; 0: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +91,9 @@ class RuleMaps:
         self._slices = SliceAllocator(intervals.shape.max_entries)
         self._slots = SlotAllocator()
         self._written: dict[int, _Written] = {}
+        self._resting: list[_Written] = []
+        """Of forgotten generations: a program may still hold where their intervals and names were,
+        and would take for its own what is written there next."""
 
     def holds(self, generation: int) -> bool:
         """Say whether *generation* is complete."""
@@ -102,14 +112,13 @@ class RuleMaps:
         """
         self._expect_new(generation)
         total = sum(len(intervals) for intervals in tables.interval_sets)
-        self._expect_room(total, tables)
-        slot = self._slots.allocate() if count_names(tables) else NO_SLOT
-        if slot is None:
-            raise _no_room("part of the name table", 1, 0)
-        start = self._slices.allocate(total)
-        if start is None:
-            self._slots.release(slot)
-            raise _no_room("intervals in one piece", total, self._slices.available)
+        try:
+            slot, start = self._allocate(total, tables)
+        except KernelError:
+            if not self._resting:
+                raise
+            self._reuse()
+            slot, start = self._allocate(total, tables)
         keys, values = pack_rules(generation, tables, start)
         names, name_rules = pack_names(slot, tables, pack_sets(tables, start))
         self._written[generation] = _Written(
@@ -126,6 +135,26 @@ class RuleMaps:
                 self.forget(generation)
             raise
 
+    def _allocate(self, total: int, tables: RuleTables) -> tuple[int, int]:
+        """Return a part of the name table and a place for *total* intervals."""
+        self._expect_room(total, tables)
+        slot = self._slots.allocate() if count_names(tables) else NO_SLOT
+        if slot is None:
+            raise _no_room("part of the name table", 1, 0)
+        start = self._slices.allocate(total)
+        if start is None:
+            self._slots.release(slot)
+            raise _no_room("intervals in one piece", total, self._slices.available)
+        return slot, start
+
+    def _reuse(self) -> None:
+        """Make room of what forgotten generations had, once no program can hold it."""
+        wait_for_programs()
+        resting, self._resting = self._resting, []
+        for each in resting:
+            self._slices.release(each.start, each.intervals)
+            self._slots.release(each.slot)
+
     def forget(self, generation: int) -> None:
         """Remove a generation to which no sandbox is bound; unknown ones are passed over."""
         written = self._written.pop(generation, None)
@@ -134,8 +163,8 @@ class RuleMaps:
                 self._rules.delete_batch(written.keys)
             finally:
                 self._names.delete_batch(written.names)
-            self._slices.release(written.start, written.intervals)
-            self._slots.release(written.slot)
+            # Their keys are of no use any more.
+            self._resting.append(replace(written, keys=b"", names=b""))
 
     def _expect_new(self, generation: int) -> None:
         if not 0 < generation <= MAX_GENERATION:
@@ -238,10 +267,13 @@ def _pack_keys(table: int, entries: tuple[TableEntry, ...]) -> bytes:
     )
 
 
-def pack_settings(settings: SandboxSettings, names_slot: int = NO_SLOT) -> bytes:
+def pack_settings(
+    sandbox: SandboxKey, settings: SandboxSettings, names_slot: int = NO_SLOT
+) -> bytes:
     """Return *settings* as ``struct aw_sandbox``.
 
     Args:
+        sandbox: Whose they are.
         settings: What holds for the sandbox.
         names_slot: :meth:`RuleMaps.names_slot` of its generation.
 
@@ -256,6 +288,7 @@ def pack_settings(settings: SandboxSettings, names_slot: int = NO_SLOT) -> bytes
             f"got {len(settings.protocols)}",
         )
     _expect_within("refuse_errno", settings.refuse_errno, 4095)
+    _expect_within("until_ns", settings.until_ns, _MAX_U64)
     dns = settings.dns
     if dns is not None:
         _expect_within("dns.min_ttl", dns.min_ttl_s, _MAX_U32)
@@ -264,9 +297,11 @@ def pack_settings(settings: SandboxSettings, names_slot: int = NO_SLOT) -> bytes
             raise KernelError(errno.EINVAL, "dns: expected the cookie of a network namespace")
     blocks, alerts, depth, signatures = pack_inspection(settings.inspection)
     return SANDBOX.pack(
+        sandbox,
         settings.netns_cookie if dns else 0,
         blocks,
         alerts,
+        settings.until_ns,
         settings.generation,
         dns.min_ttl_s if dns else 0,
         dns.max_addresses if dns else 0,
@@ -278,6 +313,7 @@ def pack_settings(settings: SandboxSettings, names_slot: int = NO_SLOT) -> bytes
         _dns_flags(settings),
         bytes(settings.protocols),
         signatures,
+        settings.is_scope,
     )
 
 

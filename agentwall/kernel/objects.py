@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +21,28 @@ from typing import Self
 from agentwall.errors import KernelError, VerifierError
 from agentwall.kernel import libbpf
 from agentwall.kernel.bpfmap import BpfMap, MapShape
+from agentwall.kernel.btf import Btf
+from agentwall.kernel.layout import Layout
 from agentwall.kernel.libbpf import AttachType, MapType, check, check_pointer
 
 _LOG_BYTES = 0xFF_FFFF
 """The verifier's limit before Linux 5.2 (UINT32_MAX >> 8). Memory is touched only where used."""
-_BTF_KIND_DATASEC = 15
+RODATA = ".rodata"
+"""The map of the constants."""
 _LOG_EXPLANATION = "\nVerification failed: "
 _LOG_STATISTICS = ("processed ", "verification time", "stack depth", "insns processed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapDefinition:
+    """What a map is, or is to become when the object is loaded."""
+
+    shape: MapShape
+    flags: int
+    """``BPF_F_*``."""
+    key: Layout | None
+    """None: without types, such as a ring buffer's."""
+    value: Layout | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +194,49 @@ class BpfObject:
                 found[bpf_map.shape.name] = bpf_map
         return found
 
+    def definitions(self) -> dict[str, MapDefinition]:
+        """Return by name what each map is, or will be, without libbpf's own for globals."""
+        lib, pointer, found = libbpf.library(), None, {}
+        types = Btf(lib.bpf_object__btf(self._pointer))
+        while pointer := lib.bpf_object__next_map(self._pointer, pointer):
+            if lib.bpf_map__is_internal(pointer):
+                continue
+            shape = _shape(pointer)
+            key = lib.bpf_map__btf_key_type_id(pointer)
+            value = lib.bpf_map__btf_value_type_id(pointer)
+            found[shape.name] = MapDefinition(
+                shape=shape,
+                flags=lib.bpf_map__map_flags(pointer),
+                key=types.layout(key) if key else None,
+                value=types.layout(value) if value else None,
+            )
+        return found
+
+    def reuse_map(self, name: str, fd: int) -> None:
+        """Have the programs use a map that is there already, before load.
+
+        Args:
+            name: Of the map in this object; its size will be that of the one reused.
+            fd: Of the map to use; it stays the caller's.
+
+        Raises:
+            KernelError: There is no such map in the object, or *fd* is not a map.
+        """
+        what = f"map {name}: reuse"
+        lib = libbpf.library()
+        pointer = lib.bpf_object__find_map_by_name(self._pointer, name.encode())
+        check(lib.bpf_map__reuse_fd(check_pointer(pointer, what), fd), what)
+
+    def rodata_fd(self) -> int:
+        """Return the descriptor, the object's own, of the map that holds the constants.
+
+        Raises:
+            KernelError: The object is not loaded, or has no constants.
+        """
+        lib, what = libbpf.library(), f"map {RODATA}"
+        pointer = lib.bpf_object__find_map_by_name(self._pointer, RODATA.encode())
+        return check(lib.bpf_map__fd(check_pointer(pointer, what)), what)
+
     def set_max_entries(self, map_name: str, entries: int) -> None:
         """Size a map before load: entries, or bytes for a ring buffer (a power of two of pages).
 
@@ -199,6 +256,11 @@ class BpfObject:
         """
         return int.from_bytes(self._constant(name), sys.byteorder)
 
+    def has_constant(self, name: str) -> bool:
+        """Say whether the object has a constant called *name*."""
+        types = Btf(libbpf.library().bpf_object__btf(self._pointer))
+        return name in {found for found, _, _ in types.variables(RODATA)}
+
     def set_constant(self, name: str, value: int) -> None:
         """Set ``const volatile`` *name*, an unsigned integer, before load.
 
@@ -212,9 +274,9 @@ class BpfObject:
     def _constant(self, name: str) -> memoryview:
         lib, size = libbpf.library(), ctypes.c_size_t()
         what = f"{self.path}: constant {name}"
-        rodata = lib.bpf_object__find_map_by_name(self._pointer, b".rodata")
+        rodata = lib.bpf_object__find_map_by_name(self._pointer, RODATA.encode())
         start = lib.bpf_map__initial_value(check_pointer(rodata, what), ctypes.byref(size))
-        for found, offset, length in _section_variables(lib.bpf_object__btf(self._pointer)):
+        for found, offset, length in Btf(lib.bpf_object__btf(self._pointer)).variables(RODATA):
             if found == name:
                 memory = (ctypes.c_uint8 * size.value).from_address(check_pointer(start, what))
                 return memoryview(memory).cast("B")[offset : offset + length]
@@ -237,6 +299,7 @@ class BpfObject:
         result = lib.bpf_object__load(self._pointer)
         if result < 0:
             raise self._load_error(-result)
+        self._logs.clear()
 
     def _load_error(self, code: int) -> KernelError:
         reason = libbpf.error(code, f"{self.path}: load").what
@@ -287,18 +350,3 @@ def _shape(pointer: int) -> MapShape:
         value_size=lib.bpf_map__value_size(pointer),
         max_entries=lib.bpf_map__max_entries(pointer),
     )
-
-
-# Yields (name, offset, size) of each variable in .rodata. Source: Documentation/bpf/btf.rst:
-# struct btf_type is 12 bytes; a DATASEC's is followed by (type, offset, size) for each variable.
-def _section_variables(btf: int) -> Iterator[tuple[str, int, int]]:
-    lib = libbpf.library()
-    section = lib.btf__find_by_name_kind(btf, b".rodata", _BTF_KIND_DATASEC)
-    if section < 0:
-        return
-    address = lib.btf__type_by_id(btf, section)
-    count = ctypes.c_uint32.from_address(address + 4).value & 0xFFFF
-    raw = ctypes.string_at(address + 12, 12 * count)
-    for type_id, offset, size in struct.iter_unpack("=III", raw):
-        name_offset = ctypes.c_uint32.from_address(lib.btf__type_by_id(btf, type_id)).value
-        yield lib.btf__name_by_offset(btf, name_offset).decode(), offset, size

@@ -14,9 +14,11 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from agentwall.errors import HostError, KernelError
+from agentwall.flow.record import SandboxKey
 from agentwall.kernel.cgroup2 import read_mounts
 from agentwall.kernel.links import Link, open_pin
 
@@ -26,6 +28,7 @@ LINKS = "links"
 MAPS = "maps"
 PROGRAMS = "programs"
 
+_LINK = re.compile(r"([0-9a-f]{16})-[a-z0-9_]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -87,6 +90,19 @@ def make_pin_dir(pin_dir: Path) -> None:
         raise HostError(f"{pin_dir}: make a directory: {(err.strerror or '').lower()}") from err
 
 
+def make_staging(directory: Path) -> None:
+    """Make the directory for the maps and programs of a wall that is to take another's place.
+
+    Raises:
+        HostError: It cannot be made.
+    """
+    try:
+        for path in (directory, directory / MAPS, directory / PROGRAMS):
+            path.mkdir(mode=0o700)
+    except OSError as err:
+        raise HostError(f"{directory}: make a directory: {(err.strerror or '').lower()}") from err
+
+
 def pin_dirs(point: Path = BPFFS) -> list[Path]:
     """Return the runs' pin directories that exist, sorted; none where nothing is mounted."""
     if not is_mounted(point):
@@ -121,6 +137,54 @@ def clear_pins(pin_dir: Path) -> int:
         code = err.errno or errno.EIO
         raise KernelError(code, f"{pin_dir}: clear pins: {os.strerror(code).lower()}") from err
     return len(pins)
+
+
+def pinned_links(pin_dir: Path) -> dict[SandboxKey, list[Path]]:
+    """Return the pins of links at cgroups, by the sandbox that each was made for."""
+    found: dict[SandboxKey, list[Path]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(pin_dir / LINKS)):
+            match = _LINK.fullmatch(name)
+            if match:
+                found.setdefault(SandboxKey(int(match[1], 16)), []).append(pin_dir / LINKS / name)
+    return found
+
+
+def remove_stale_links(pin_dir: Path, sandboxes: Collection[SandboxKey]) -> list[SandboxKey]:
+    """Remove pins of links whose cgroup has gone.
+
+    Args:
+        pin_dir: Of a wall.
+        sandboxes: Whose pins are known to be right, and are not looked at.
+
+    Returns:
+        Other sandboxes, whose links stand.
+
+    Raises:
+        KernelError: A link cannot be looked at.
+    """
+    standing = []
+    for sandbox, paths in pinned_links(pin_dir).items():
+        if sandbox in sandboxes:
+            continue
+        for path in paths:
+            with contextlib.closing(Link.open(path)) as link:
+                if link.info().cgroup_id:
+                    standing.append(sandbox)
+                else:
+                    path.unlink()
+    return sorted(set(standing))
+
+
+def detach_links(pin_dir: Path, sandbox: SandboxKey) -> None:
+    """Detach and unpin the links of one sandbox, whoever made them.
+
+    Raises:
+        KernelError: A link cannot be opened.
+    """
+    for path in pinned_links(pin_dir).get(sandbox, []):
+        _detach(path)
+        path.unlink()
 
 
 def _detach(path: Path) -> None:

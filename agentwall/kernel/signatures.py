@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The automaton of a signature set, and what rules except, in the kernel's maps.
 
-``detect/automaton.py`` is what goes in, ``bpf/scan.bpf.c`` reads what comes out. The table in force
+``detect/packed.py`` is what goes in, ``bpf/scan.bpf.c`` reads what comes out. The table in force
 is never written to: the next one goes beside it, and a sandbox's entry says which one counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from agentwall.detect.automaton import Automaton
-from agentwall.detect.judging import Masks, group_bits
-from agentwall.detect.packing import pack
-from agentwall.detect.signature import Side, SignatureSet, Transport
+from agentwall.detect.judging import Masks
+from agentwall.detect.packed import PackedTable
+from agentwall.detect.signature import Side, Transport
 from agentwall.errors import KernelError
 from agentwall.kernel import abi_scan
 from agentwall.kernel.bpfmap import BpfMap
 
 _KEY = struct.Struct("=II")
 _MASK = struct.Struct("=Q")
+_ACCEPT = struct.Struct("=QQ")
+_SIZE = ctypes.sizeof(abi_scan.Signatures)
+_WHOLE = _SIZE * abi_scan.SIGNATURE_TABLES
 _TRANSPORTS = {each: abi_scan.Transport[each.name] for each in Transport}
 _SIDES = {each: abi_scan.Side[each.name] for each in Side}
 _LOWER_BITS = abi_scan.GROUP_HAND_OVER - 1
@@ -45,36 +46,45 @@ class Inspection:
 class SignatureMaps:
     """``aw_signatures`` and ``aw_excepts``."""
 
-    def __init__(self, tables: BpfMap, excepts: BpfMap) -> None:
+    def __init__(self, tables: BpfMap, excepts: BpfMap, *, last: int = 0) -> None:
+        """Nothing is written yet.
+
+        Args:
+            tables: ``aw_signatures``.
+            excepts: ``aw_excepts``.
+            last: The highest number that a table had which sockets may still remember.
+        """
         self._tables = tables
         self._excepts = excepts
         self._written: dict[int, list[bytes]] = {}
-        self._generation = 0
+        self._generation = last
 
-    def write(self, automaton: Automaton, signatures: SignatureSet) -> int:
-        """Put an automaton beside the one written last, and return its slot.
-
-        Args:
-            automaton: Of *signatures*.
-            signatures: Their order is what ``Match.accept`` leads to.
+    def write(self, table: PackedTable) -> int:
+        """Put a table beside the one written last, and return its slot.
 
         Raises:
-            BudgetError: More groups than the kernel has bits for, or more cells than room.
-            KernelError: More states or accepts than the table has room for.
+            KernelError: More states or accepts than there is room for.
         """
-        _expect_room(automaton)
-        accepts = _accepts(automaton, signatures)
-        self._generation += 1
-        slot = self._generation % abi_scan.SIGNATURE_TABLES
-        size = ctypes.sizeof(abi_scan.Signatures)
-        whole = -(-size * abi_scan.SIGNATURE_TABLES // mmap.PAGESIZE) * mmap.PAGESIZE
-        try:
-            with mmap.mmap(self._tables.fd, whole) as memory:
-                _fill(memory, slot * size, automaton, accepts, self._generation)
-        except (OSError, ValueError) as err:
-            number = err.errno if isinstance(err, OSError) and err.errno else errno.EINVAL
-            raise KernelError(number, f"map {self._tables.shape.name}: mapping it: {err}") from err
+        _expect_room(table)
+        generation = self._generation + 1
+        slot = generation % abi_scan.SIGNATURE_TABLES
+        with _mapped(self._tables, _WHOLE, mmap.ACCESS_WRITE) as memory:
+            _fill(memory, slot * _SIZE, table, generation)
+        self._generation = generation
         return slot
+
+    def retract(self) -> None:
+        """Take back the table written last, which no sandbox was bound to.
+
+        The next one goes where it was, and not where the one in force is.
+
+        Raises:
+            KernelError: It cannot be mapped.
+        """
+        slot = self._generation % abi_scan.SIGNATURE_TABLES
+        with _mapped(self._tables, _WHOLE, mmap.ACCESS_WRITE) as memory:
+            memory[slot * _SIZE : slot * _SIZE + 4] = bytes(4)
+        self._generation -= 1
 
     @property
     def generation(self) -> int:
@@ -97,10 +107,37 @@ class SignatureMaps:
         self._excepts.delete_batch(b"".join(keys))
 
 
-def _expect_room(automaton: Automaton) -> None:
+def last_generation(tables: BpfMap) -> int:
+    """Return the highest number of a table in an ``aw_signatures``; 0 if there is none.
+
+    Raises:
+        KernelError: It cannot be mapped.
+    """
+    numbers, shape = struct.Struct("=I"), tables.shape
+    # The number stands first, whatever follows it in another version; the kernel aligns entries.
+    step = -(-shape.value_size // 8) * 8
+    with _mapped(tables, step * shape.max_entries, mmap.ACCESS_READ) as memory:
+        slots = range(shape.max_entries)
+        return max(int(numbers.unpack_from(memory, slot * step)[0]) for slot in slots)
+
+
+@contextlib.contextmanager
+def _mapped(tables: BpfMap, size: int, access: int) -> Iterator[mmap.mmap]:
+    whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    try:
+        with mmap.mmap(tables.fd, whole, access=access) as memory:
+            yield memory
+    except (OSError, ValueError) as err:
+        number = err.errno if isinstance(err, OSError) and err.errno else errno.EINVAL
+        raise KernelError(number, f"map {tables.shape.name}: mapping it: {err}") from err
+
+
+def _expect_room(table: PackedTable) -> None:
     for what, found, most in (
-        ("states", automaton.states, abi_scan.STATES - 1),
-        ("accepts", len(automaton.accepts), abi_scan.ACCEPTS),
+        ("states", table.states, abi_scan.STATES - 1),
+        ("accepts", len(table.accepts), abi_scan.ACCEPTS),
+        ("cells", len(table.next) // 2, abi_scan.CELLS),
+        ("groups", len(table.classes) // 256, abi_scan.GROUPS),
     ):
         if found > most:
             raise KernelError(
@@ -108,21 +145,7 @@ def _expect_room(automaton: Automaton) -> None:
             )
 
 
-def _accepts(automaton: Automaton, signatures: SignatureSet) -> bytes:
-    bits = group_bits(signatures)
-    packed = (abi_scan.Accept * len(automaton.accepts))()
-    for index, matched in enumerate(automaton.accepts):
-        for one in (signatures.signatures[number] for number in matched):
-            bit = abi_scan.GROUP_HAND_OVER if one.hand_over else 1 << bits[one.group]
-            packed[index].groups |= bit
-            if one.blocks:
-                packed[index].certain |= bit
-    return bytes(packed)
-
-
-def _fill(
-    memory: mmap.mmap, base: int, automaton: Automaton, accepts: bytes, generation: int
-) -> None:
+def _fill(memory: mmap.mmap, base: int, table: PackedTable, generation: int) -> None:
     layout = abi_scan.Signatures
 
     def put(field: str, content: bytes) -> None:
@@ -131,19 +154,18 @@ def _fill(
 
     # 0 while it is being written: nothing is looked for in it.
     put("generation", struct.pack("=I", 0))
-    put("first_accepting", struct.pack("=I", automaton.first_accepting))
+    put("first_accepting", struct.pack("=I", table.first_accepting))
     starts = [0] * 6
-    for (transport, side), state in automaton.starts.items():
+    for (transport, side), state in table.starts.items():
         starts[_TRANSPORTS[transport] << 1 | _SIDES[side]] = state
     put("starts", struct.pack("=6H", *starts))
-    put("accepts", accepts)
-    put("accept_of", np.ascontiguousarray(automaton.accept_of, dtype=np.uint16).tobytes())
-    put("end_of", np.ascontiguousarray(automaton.end_of, dtype=np.uint16).tobytes())
-    packed = pack(automaton)
-    put("base", packed.base.tobytes())
-    put("next", packed.next.tobytes())
-    put("group_of", packed.group_of.tobytes())
-    put("classes", packed.classes.tobytes())
+    put("accepts", b"".join(_ACCEPT.pack(*masks) for masks in table.masks))
+    put("accept_of", table.accept_of)
+    put("end_of", table.end_of)
+    put("base", table.base)
+    put("next", table.next)
+    put("group_of", table.group_of)
+    put("classes", table.classes)
     put("generation", struct.pack("=I", generation))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subtract from a number in a map's value that programs add to at the same time.
+"""Subtract from or add to a number in a map's value that programs add to at the same time.
 
 bpf(2) can only replace a whole value, and what programs added to the old one meanwhile would be
 lost. So a program of a dozen instructions does it, atomically, and is run through
@@ -43,21 +43,27 @@ def _instruction(
     return struct.pack("=BBhi", opcode, source << 4 | destination, offset, immediate)
 
 
-def _assemble(map_fd: int, offset: int, width: int) -> bytes:
-    """``if (value->field >= amount) value->field -= amount``, by key and amount in the packet."""
+def _assemble(map_fd: int, offset: int, width: int, *, adds: bool) -> bytes:
+    """``if (value->field >= amount) value->field -= amount``, by key and amount in the packet.
+
+    Or ``value->field += amount``.
+    """
     key = -_ARGUMENTS
+    negate = [
+        _instruction(_LDX[width], 2, 0, offset),
+        _instruction(_JLT_REG, 2, 1, 2),
+        _instruction(_NEG, 1),
+    ]
+    apply = [*([] if adds else negate), _instruction(_ATOMIC[width], 0, 1, offset)]
     body = [
         _instruction(_LD_MAP_FD, 1, _PSEUDO_MAP_FD, immediate=map_fd),
         _instruction(0),  # the upper half of the 16-byte load
         _instruction(_MOV_REG, 2, _FRAME_POINTER),
         _instruction(_ADD_IMM, 2, immediate=key),
         _instruction(_CALL, immediate=_MAP_LOOKUP_ELEM),
-        _instruction(_JEQ_IMM, 0, offset=5),
+        _instruction(_JEQ_IMM, 0, offset=1 + len(apply)),
         _instruction(_LDX[8], 1, _FRAME_POINTER, key + _KEY_ROOM),
-        _instruction(_LDX[width], 2, 0, offset),
-        _instruction(_JLT_REG, 2, 1, 2),
-        _instruction(_NEG, 1),
-        _instruction(_ATOMIC[width], 0, 1, offset),
+        *apply,
     ]
     start = [
         _instruction(_MOV_IMM, 2, immediate=_HEADER),
@@ -72,6 +78,8 @@ def _assemble(map_fd: int, offset: int, width: int) -> bytes:
 
 class Subtractor:
     """Takes from one field of one map's values. Closed by the one who made it."""
+
+    _adds = False
 
     def __init__(self, bpf_map: BpfMap, offset: int, width: int) -> None:
         """Load the program.
@@ -89,7 +97,7 @@ class Subtractor:
                 errno.EINVAL,
                 f"map {bpf_map.shape.name}: expected keys of at most {_KEY_ROOM} bytes",
             )
-        instructions = _assemble(bpf_map.fd, offset, width)
+        instructions = _assemble(bpf_map.fd, offset, width, adds=self._adds)
         load = libbpf.library().bpf_prog_load
         count = len(instructions) // 8
         fd = load(ProgramType.SCHED_CLS, b"aw_subtract", _LICENCE, instructions, count, None)
@@ -102,9 +110,26 @@ class Subtractor:
         Raises:
             KernelError: The kernel does not run the program.
         """
+        self._run(key, amount)
+
+    def _run(self, key: bytes, amount: int) -> None:
         arguments = key.ljust(_KEY_ROOM, b"\0") + struct.pack("=Q", amount)
         run_program(self._fd, self._what, (bytes(_HEADER) + arguments).ljust(_FRAME, b"\0"))
 
     def close(self) -> None:
         """Give the program back."""
         os.close(self._fd)
+
+
+class Adder(Subtractor):
+    """Adds to one field of one map's values, as programs do."""
+
+    _adds = True
+
+    def add(self, key: bytes, amount: int) -> None:
+        """Add *amount* to the entry under *key*, if there is one.
+
+        Raises:
+            KernelError: The kernel does not run the program.
+        """
+        self._run(key, amount)

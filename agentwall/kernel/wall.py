@@ -11,72 +11,69 @@ Order of use, every step of which denies until the last::
 
 Whether a failure closes or opens is decided here and nowhere else: whatever goes wrong on the way
 leaves a cgroup that is refused everything, or one that has no links at all and an error. Where
-something is pinned, the end of this process changes nothing for the sandbox.
+something is pinned, the end of this process changes nothing for the sandbox, and another one can
+take the wall over, with the same object or another (see ``adoption``)::
+
+    with Wall.load(pin_dir=..., adopt=True) as wall:
+        wall.apply(wall.highest_generation() + 1, tables)
+        wall.bind(sandbox, settings)       # each
+        wall.take_over(cgroup, sandbox)    # each; the old rules hold until then
+        wall.settle()                      # the pins are this wall's now
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import secrets
-import select
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from agentwall.errors import KernelError
 from agentwall.flow.record import Attempt, Excerpt, FlowTotals, SandboxKey
-from agentwall.kernel import abi, cgroup2, features, hooks, pins
-from agentwall.kernel.belt import BELT, Belt, new_mark
+from agentwall.kernel import adoption, cgroup2, hooks, pins
+from agentwall.kernel.adoption import Inheritance, Migration
+from agentwall.kernel.attachments import Attachments
+from agentwall.kernel.belt import BELT, Belt
 from agentwall.kernel.bpfmap import BpfMap
 from agentwall.kernel.capacity import Capacity
-from agentwall.kernel.counters import Counters, unpack_counters
-from agentwall.kernel.decode import decode_event, decode_excerpt, decode_flow
+from agentwall.kernel.counters import Counters
+from agentwall.kernel.entries import NO_SANDBOX, Entries
 from agentwall.kernel.learned import Learned, LearnedNames
-from agentwall.kernel.links import Link, pin
+from agentwall.kernel.links import Link
+from agentwall.kernel.loading import OBJECT_PATH, checked_maps, configure
 from agentwall.kernel.maps import RuleMaps, SandboxSettings, pack_settings
 from agentwall.kernel.objects import BpfObject, Program
-from agentwall.kernel.rings import Ring
+from agentwall.kernel.reports import DRAIN_LIMIT, Reports
 from agentwall.kernel.signatures import SignatureMaps
 from agentwall.policy.tables import RuleTables
-
-OBJECT_PATH = Path(__file__).parents[1] / "_bpf" / "agentwall.bpf.o"
-"""The shipped object."""
-
-_DRAIN_LIMIT = 16_384
-"""Events taken from one ring at a time: a flood must not keep the caller from its other work."""
-_NO_SANDBOX = SandboxKey(0)
-"""The entry of ``aw_counters`` for what has no sandbox yet."""
 
 
 class Wall:
     """The loaded programs and their maps; a context manager that closes the descriptors."""
 
     def __init__(
-        self, bpf: BpfObject, pin_dir: Path | None, absent: dict[str, str], *, degrade: bool
+        self,
+        bpf: BpfObject,
+        pin_dir: Path | None,
+        absent: dict[str, str],
+        *,
+        degrade: bool,
+        inheritance: Inheritance | None = None,
     ) -> None:
         self._bpf = bpf
         self._pin_dir = pin_dir
-        self._absent = absent
-        self._degrade = degrade
-        self._maps = _checked_maps(bpf)
-        self._links: dict[SandboxKey, dict[str, Link]] = {}
-        self._missing: dict[SandboxKey, dict[str, str]] = {}
-        self._rule_maps = RuleMaps(
-            self._maps["aw_rules"], self._maps["aw_intervals"], self._maps["aw_names"]
-        )
-        self._names = LearnedNames(
-            self._maps["aw_known"], self._maps["aw_bound"], self._maps["aw_counters"]
-        )
-        self.signatures = SignatureMaps(self._maps["aw_signatures"], self._maps["aw_excepts"])
-        self._maps["aw_counters"].update(_key(_NO_SANDBOX), bytes(_COUNTERS_BYTES))
-        self._rings = [Ring(self._maps[name].fd, name) for name in abi.RINGS]
-        self._excerpts = Ring(self._maps[abi.EXCERPTS].fd, abi.EXCERPTS)
-        self._epoll = select.epoll()
-        for ring in (*self._rings, self._excerpts):
-            self._epoll.register(ring.fileno(), select.EPOLLIN)
+        self._inheritance = inheritance
+        self._floor = inheritance.floor if inheritance else 0
+        self._migrated = inheritance.migrations if inheritance else []
+        self._maps = maps = checked_maps(bpf)
+        self._entries = Entries(maps, inheritance)
+        links_dir = pin_dir / pins.LINKS if pin_dir else None
+        self._attachments = Attachments(self.programs(), absent, links_dir, degrade=degrade)
+        self._rule_maps = RuleMaps(maps["aw_rules"], maps["aw_intervals"], maps["aw_names"])
+        self._names = LearnedNames(maps["aw_known"], maps["aw_bound"], maps["aw_counters"])
+        last = inheritance.last_table if inheritance else 0
+        self.signatures = SignatureMaps(maps["aw_signatures"], maps["aw_excepts"], last=last)
+        self._reports = Reports(maps, self._names.name_of, inheritance)
 
     @classmethod
     def load(
@@ -87,6 +84,8 @@ class Wall:
         object_path: Path | None = None,
         test_sandbox: SandboxKey | None = None,
         degrade: bool = False,
+        adopt: bool = False,
+        event_budget: int = 0,
     ) -> Self:
         """Load the object; nothing is attached yet.
 
@@ -98,20 +97,27 @@ class Wall:
                 takes every cgroup for this sandbox.
             degrade: Do without required hooks that this kernel does not take, but for egress;
                 :meth:`missing_hooks` names them.
+            adopt: Take over what is pinned in *pin_dir*, which may be nothing.
+            event_budget: ``aw_event_budget``, if the object has it.
 
         Raises:
             UnsupportedFeatureError: libbpf or a required hook is missing.
             VerifierError: The verifier rejected a program.
-            KernelError: The object is missing, or not of this version of ``bpf/abi.h``.
+            KernelError: The object is missing, or not of this version of ``bpf/abi.h``; or it
+                cannot take over what is pinned, which then stays as it is.
             HostError: *pin_dir* cannot be made.
         """
         bpf = BpfObject.open(object_path or OBJECT_PATH)
+        inheritance = None
         try:
-            _configure(bpf, capacity or Capacity(), test_sandbox)
+            configure(bpf, capacity or Capacity(), test_sandbox, event_budget)
             absent = hooks.choose_programs(bpf, degrade=degrade)
+            inheritance = adoption.begin(bpf, pin_dir) if adopt and pin_dir else None
             bpf.load()
-            wall = cls(bpf, pin_dir, absent, degrade=degrade)
+            wall = cls(bpf, pin_dir, absent, degrade=degrade, inheritance=inheritance)
         except BaseException:
+            if inheritance:
+                inheritance.close()
             bpf.close()
             raise
         try:
@@ -129,37 +135,79 @@ class Wall:
             KernelError: A link was refused, and those made before it are gone again. A wall loaded
                 to degrade bears that of all but egress.
         """
-        if sandbox == _NO_SANDBOX or sandbox in self._links:
+        if sandbox == NO_SANDBOX or sandbox in self._attachments:
             raise KernelError(
                 errno.EINVAL, f"attach to {cgroup}: expected an unused sandbox id, got {sandbox}"
             )
-        self._links[sandbox], self._missing[sandbox] = {}, dict(self._absent)
         try:
-            with cgroup2.attachable(cgroup) as fd:
-                for program in self.programs():
-                    self._attach(program, fd, sandbox)
+            self._attachments.attach(cgroup, sandbox)
         except BaseException:
-            self.detach(sandbox)
+            self._forget(sandbox)
             raise
 
-    def _attach(self, program: Program, cgroup_fd: int, sandbox: SandboxKey) -> None:
-        try:
-            link = Link.attach(program.fd, cgroup_fd, program.attach_type)
-        except KernelError as err:
-            if not hooks.may_be_missing(program.name, degrade=self._degrade):
-                raise hooks.refused(program, err) from err
-            self._missing[sandbox][program.name] = hooks.explain_refusal(err)
-            return
-        self._links[sandbox][program.name] = link
-        if self._pin_dir:
-            link.pin(self._pin_dir / pins.LINKS / f"{sandbox:016x}-{program.name}")
+    def take_over(self, sandbox: SandboxKey, cgroup: Path) -> list[str]:
+        """Have this wall's programs judge a bound *sandbox* of the predecessor, without a gap.
+
+        Args:
+            sandbox: Its key, as the predecessor had it.
+            cgroup: Its cgroup; one made later under the same path is another sandbox's.
+
+        Returns:
+            What had to be repaired, a line each. Hooks that are new are no repair.
+
+        Raises:
+            HostError: As :meth:`attach`.
+            KernelError: ENOENT: it is not bound; or a hook can be neither taken over nor attached,
+                and what stood there stands. It may be tried again.
+        """
+        self._entries.expect_written(f"take over {cgroup}", sandbox)
+        inherited = self._inheritance.programs if self._inheritance else frozenset()
+        repaired = self._attachments.take_over(sandbox, cgroup, inherited)
+        if self._entries.identify(sandbox, self._attachments.cgroup_id(sandbox) or 0):
+            repaired.append("aw_sandbox_id: the cgroup was not this sandbox's")
+        return repaired
+
+    def settle(self) -> list[SandboxKey]:
+        """Make the pins this wall's own, once every sandbox was taken over; again if that failed.
+
+        Returns:
+            Sandboxes of the predecessor that stand and were not taken over. Its programs judge
+            them by its rules as before; :meth:`detach` ends that.
+
+        Raises:
+            KernelError: A pin cannot be moved or removed.
+        """
+        heir, pin_dir = self._inheritance, self._pin_dir
+        if heir is None or pin_dir is None:
+            return []
+        left = pins.remove_stale_links(pin_dir, self._attachments.sandboxes())
+        self._entries.take_counters(self._attachments.sandboxes())
+        heir.settle()
+        if not left:
+            self._reports.let_go()
+            self._entries.let_go()
+            self._inheritance = None
+            heir.close()
+        return left
+
+    @property
+    def migrated(self) -> list[Migration]:
+        """Maps of the predecessor that could not be kept, complete after :meth:`settle`."""
+        return self._migrated
+
+    def highest_generation(self) -> int:
+        """Return the highest generation that a predecessor bound a sandbox to; 0: none."""
+        return self._floor
 
     def apply(self, generation: int, tables: RuleTables) -> None:
         """Write the rules of a new generation; nothing points at it yet.
 
         Raises:
-            KernelError: There is no room, or the generation is in use.
+            KernelError: There is no room, or the generation is in use, or was by a predecessor.
         """
+        if generation <= self._floor:
+            what = f"expected one beyond the predecessor's {self._floor}, got {generation}"
+            raise KernelError(errno.EEXIST, f"generation: {what}")
         self._rule_maps.apply(generation, tables)
 
     def forget(self, generation: int) -> None:
@@ -178,11 +226,8 @@ class Wall:
                 errno.ENOENT,
                 f"bind sandbox {sandbox}: generation {settings.generation} is not applied",
             )
-        entry = pack_settings(settings, self._rule_maps.names_slot(settings.generation))
-        counters = self._maps["aw_counters"]
-        if counters.lookup(_key(sandbox)) is None:
-            counters.update(_key(sandbox), bytes(_COUNTERS_BYTES))
-        self._maps["aw_sandboxes"].update(_key(sandbox), entry)
+        slot = self._rule_maps.names_slot(settings.generation)
+        self._entries.write(sandbox, pack_settings(sandbox, settings, slot))
 
     rebind = bind
 
@@ -193,27 +238,50 @@ class Wall:
             HostError: *cgroup* is no such directory.
             KernelError: ENOENT: nothing is attached there, or the sandbox is not bound.
         """
-        if self._maps["aw_sandboxes"].lookup(_key(sandbox)) is None:
-            raise KernelError(errno.ENOENT, f"activate {cgroup}: sandbox {sandbox} is not bound")
-        with cgroup2.attachable(cgroup) as fd:
-            key = cgroup2.id_of(fd).to_bytes(8, sys.byteorder)
-        self._maps["aw_sandbox_id"].update(key, _key(sandbox))
+        self._entries.expect_written(f"activate {cgroup}", sandbox)
+        found = self._attachments.cgroup_id(sandbox, cgroup)
+        if found is None:
+            with cgroup2.attachable(cgroup) as fd:
+                found = cgroup2.id_of(fd)
+        self._entries.identify(sandbox, found)
+
+    def damage(self, sandbox: SandboxKey) -> list[str]:
+        """Return which hooks of an attached *sandbox* do not hold, ``program: what is wrong``.
+
+        Raises:
+            KernelError: The kernel does not say.
+        """
+        return self._attachments.damage(sandbox)
+
+    def repair(self, sandbox: SandboxKey, cgroup: Path) -> list[str]:
+        """Put back what :meth:`damage` finds; return that.
+
+        Raises:
+            HostError: As :meth:`attach`.
+            KernelError: It cannot be put back.
+        """
+        return self._attachments.repair(sandbox, cgroup)
+
+    def check_maps(self, sandbox: SandboxKey) -> list[str]:
+        """Write again what is not in the maps as it was written for *sandbox*; return what.
+
+        Raises:
+            KernelError: It cannot be read or written.
+        """
+        return self._entries.check(sandbox)
 
     def fileno(self) -> int:
         """Return a descriptor that polls readable while there are events."""
-        return self._epoll.fileno()
+        return self._reports.fileno()
 
-    def attempts(self) -> list[Attempt]:
-        """Take the events that are there, denials first; with many there, poll and call again.
+    def attempts(self, limit: int = DRAIN_LIMIT) -> list[Attempt]:
+        """Take the events that are there, at most *limit* of each ring, denials first.
 
         Raises:
             EventDecodeError: An event does not match ``bpf/abi.h``; the other events of the call
                 are lost.
         """
-        name_of = self._names.name_of
-        return [
-            decode_event(raw, name_of) for ring in self._rings for raw in ring.consume(_DRAIN_LIMIT)
-        ]
+        return self._reports.attempts(limit)
 
     def excerpts(self) -> list[Excerpt]:
         """Take what the decoders are to see, in the order in which it passed.
@@ -221,8 +289,7 @@ class Wall:
         Raises:
             EventDecodeError: As :meth:`attempts`.
         """
-        name_of = self._names.name_of
-        return [decode_excerpt(raw, name_of) for raw in self._excerpts.consume(_DRAIN_LIMIT)]
+        return self._reports.excerpts()
 
     def totals(self) -> list[FlowTotals]:
         """Take what permitted flows have moved since the last call, removing it from the kernel.
@@ -230,9 +297,7 @@ class Wall:
         Raises:
             EventDecodeError: An entry does not match ``bpf/abi.h``.
         """
-        name_of = self._names.name_of
-        drained = self._maps["aw_flow_table"].drain()
-        return [decode_flow(key, value, name_of) for key, value in drained]
+        return self._reports.totals()
 
     def learned(self, sandbox: SandboxKey) -> list[Learned]:
         """Return the addresses that *sandbox* learned, each with its name; some may be over."""
@@ -254,10 +319,7 @@ class Wall:
         Raises:
             KernelError: The sandbox is not bound.
         """
-        raw = self._maps["aw_counters"].lookup(_key(sandbox))
-        if raw is None:
-            raise KernelError(errno.ENOENT, f"counters of sandbox {sandbox}: not bound")
-        return unpack_counters(raw)
+        return self._entries.counters(sandbox)
 
     def programs(self) -> list[Program]:
         """Return the programs for cgroups; tests run them through :meth:`Program.test_run`."""
@@ -275,15 +337,15 @@ class Wall:
 
     def links(self, sandbox: SandboxKey) -> list[Link]:
         """Return the links of an attached *sandbox*."""
-        return list(self._links[sandbox].values())
+        return list(self._attachments.links(sandbox).values())
 
     def hooks(self, sandbox: SandboxKey) -> dict[str, Link]:
         """Return the links of an attached *sandbox* by the name of their program."""
-        return dict(self._links[sandbox])
+        return self._attachments.links(sandbox)
 
     def missing_hooks(self, sandbox: SandboxKey) -> dict[str, str]:
         """Return why programs do not judge an attached *sandbox*, by name."""
-        return dict(self._missing[sandbox])
+        return self._attachments.missing(sandbox)
 
     def detach(self, sandbox: SandboxKey) -> None:
         """Take the wall from *sandbox*, whose processes must have ended; read its counters before.
@@ -291,29 +353,24 @@ class Wall:
         Raises:
             KernelError: A link could not be detached; it then stays, and denies.
         """
-        for link in self._links.get(sandbox, {}).values():
-            with _unless_gone():
-                link.detach()
-        for link in self._links.pop(sandbox, {}).values():
-            link.close()
-        self._missing.pop(sandbox, None)
-        if self._pin_dir:
-            for path in (self._pin_dir / pins.LINKS).glob(f"{sandbox:016x}-*"):
-                path.unlink()
-        # After the links: a sandbox without its entry is one that everything is refused to.
-        self._maps["aw_sandboxes"].delete(_key(sandbox))
-        self._maps["aw_counters"].delete(_key(sandbox))
+        self._entries.revoke(sandbox)  # first: else a scope above takes what passes for judged
+        if self._pin_dir and self._inheritance and sandbox not in self._attachments:
+            pins.detach_links(self._pin_dir, sandbox)
+        self._attachments.detach(sandbox)
+        self._forget(sandbox)
+
+    def _forget(self, sandbox: SandboxKey) -> None:
+        self._entries.forget(sandbox)
         self._names.drop(sandbox)
 
     def close(self) -> None:
         """Close the descriptors. What is pinned stays in force; what is not ends here."""
-        self._epoll.close()
-        for ring in (*self._rings, self._excerpts):
-            ring.close()
-        for link in [link for links in self._links.values() for link in links.values()]:
-            link.close()
-        self._links.clear()
+        self._reports.close()
+        self._attachments.close()
         self._names.close()
+        if self._inheritance:
+            self._inheritance.close()
+            self._inheritance = None
         self._bpf.close()
 
     def __enter__(self) -> Self:
@@ -328,54 +385,14 @@ class Wall:
         self.close()
 
     def _pin_maps_and_programs(self) -> None:
-        if self._pin_dir:
-            pins.make_pin_dir(self._pin_dir)
-            for name, bpf_map in self._maps.items():
-                pin(bpf_map.fd, self._pin_dir / pins.MAPS / name)
-            for program in self.programs():
-                pin(program.fd, self._pin_dir / pins.PROGRAMS / program.name)
-
-
-_COUNTERS_BYTES = abi.MAP_LAYOUTS["aw_counters"].value_size
-
-
-def _key(sandbox: SandboxKey) -> bytes:
-    return sandbox.to_bytes(8, sys.byteorder)
-
-
-@contextlib.contextmanager
-def _unless_gone() -> Iterator[None]:
-    try:
-        yield
-    except KernelError as err:
-        # The cgroup has been removed, and the kernel took the program off then.
-        if err.errno != errno.ENOLINK:
-            raise
-
-
-def _configure(bpf: BpfObject, capacity: Capacity, test_sandbox: SandboxKey | None) -> None:
-    if bpf.constant("aw_test_sandbox") != 0:
-        raise KernelError(errno.EINVAL, f"{bpf.path}: expected aw_test_sandbox 0: a test object")
-    bpf.set_constant("aw_test_sandbox", test_sandbox or 0)
-    bpf.set_constant("aw_have_set_retval", int(features.has_set_retval()))
-    bpf.set_constant("aw_belt_mark", new_mark())
-    # Unknown to the sandbox, which could else look for names of one hash.
-    bpf.set_constant("aw_hash_seed", secrets.randbits(64))
-    for name, entries in capacity.entries().items():
-        bpf.set_max_entries(name, entries)
-
-
-def _checked_maps(bpf: BpfObject) -> dict[str, BpfMap]:
-    maps = bpf.maps()
-    for name, layout in abi.MAP_LAYOUTS.items():
-        shape = maps[name].shape if name in maps else None
-        found = abi.MapLayout(shape.key_size, shape.value_size) if shape else None
-        if found != layout:
-            raise KernelError(
-                errno.EINVAL,
-                f"{bpf.path}: map {name}: expected {layout}, got {found}: rebuild the object",
-            )
-    for name in (*abi.RINGS, abi.EXCERPTS):
-        if name not in maps:
-            raise KernelError(errno.ENOENT, f"{bpf.path}: expected a ring buffer {name}")
-    return maps
+        if self._pin_dir is None:
+            return
+        place = self._pin_dir
+        if self._inheritance:
+            place = self._inheritance.staging
+            pins.make_staging(place)
+        else:
+            pins.make_pin_dir(place)
+        adoption.pin_wall(place, self._bpf, self._maps, self.programs())
+        if self._inheritance:
+            self._inheritance.prune()

@@ -23,6 +23,7 @@ from rig.puppet import Puppet, PuppetSocket, puppet
 
 from agentwall.detect.automaton import Automaton
 from agentwall.detect.judging import masks_of
+from agentwall.detect.packing import pack_table
 from agentwall.detect.signature import Side, SignatureSet, Transport
 from agentwall.flow.record import Attempt
 from agentwall.host.signature_files import automaton_of, read_signatures
@@ -59,7 +60,7 @@ class ShippedInspector(Inspector):
         """Return what ``SandboxSettings`` need for *policy*."""
         shipped = read_signatures()
         if self.slot is None:
-            self.slot = self.wall.signatures.write(automaton_of(shipped), shipped)
+            self.slot = self.wall.signatures.write(pack_table(automaton_of(shipped), shipped))
         masks = masks_of(policy, tables, shipped)
         return Inspection(slot=self.slot, masks=masks, depth_bytes=policy.detect.depth_bytes)
 

@@ -25,6 +25,27 @@ try:
 except HostError as error:
     print(error)
 """
+MOUNTED_MEANWHILE = """
+import subprocess, sys
+from pathlib import Path
+from agentwall.errors import HostError
+from agentwall.kernel.cgroup2 import attachable
+
+cgroup, point = map(Path, sys.argv[1:])
+
+def attempt():
+    try:
+        with attachable(cgroup):
+            print("opened")
+    except HostError as error:
+        print(error)
+
+attempt()
+subprocess.run(["mount", "--bind", cgroup, point], check=True)
+attempt()
+subprocess.run(["umount", point], check=True)
+attempt()
+"""
 
 
 def test_mountinfo_line():
@@ -90,6 +111,24 @@ def test_root_under_another_mount(tmp_path):
     )
 
     assert "refusing the root cgroup" in done.stdout
+
+
+@pytest.mark.kernel
+def test_mounted_meanwhile(tmp_path):
+    """A cgroup that becomes the root of a mount is refused from then on, and not for ever."""
+    command = [str(ROOT / ".venv/bin/python"), "-c", MOUNTED_MEANWHILE]
+    with temp_cgroup() as cgroup:
+        done = subprocess.run(
+            ["unshare", "-m", "--propagation", "private", *command, str(cgroup), str(tmp_path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    before, meanwhile, after = done.stdout.splitlines()
+    assert (before, after) == ("opened", "opened")
+    assert "refusing the root cgroup" in meanwhile
 
 
 @pytest.mark.kernel

@@ -45,11 +45,11 @@ class Ground:
         return key
 
     def count(self, bound: int, sandbox=SANDBOX) -> None:
-        raw = struct.pack("=8Q16x", 1, 2, 3, 4, 5, 6, 7, bound)
+        raw = struct.pack("=8Q32x", 1, 2, 3, 4, 5, 6, 7, bound)
         self.counters.update(struct.pack("=Q", sandbox), raw)
 
     def counted(self, sandbox=SANDBOX) -> tuple[int, ...]:
-        return struct.unpack("=8Q16x", self.counters.lookup(struct.pack("=Q", sandbox)))
+        return struct.unpack("=8Q32x", self.counters.lookup(struct.pack("=Q", sandbox)))
 
     def addresses(self, name_hash: int, sandbox=SANDBOX) -> int | None:
         raw = self.known.lookup(KNOWN_KEY.pack(sandbox, name_hash))

@@ -162,6 +162,20 @@ def test_generations_side_by_side(made):
 
 
 @pytest.mark.kernel
+def test_room_rests_first(made):
+    """A program that still holds where a generation was does not find the next one there."""
+    _, intervals, writer = made
+    writer.apply(1, TABLES)
+    total = sum(map(len, TABLES.interval_sets))
+    before = [intervals.lookup(number.to_bytes(4, sys.byteorder)) for number in range(total)]
+    writer.forget(1)
+    writer.apply(2, replace(TABLES, interval_sets=((Interval(7, 7, 0, allow=True),),) * 3))
+    after = [intervals.lookup(number.to_bytes(4, sys.byteorder)) for number in range(total)]
+
+    assert after == before
+
+
+@pytest.mark.kernel
 def test_room_comes_back(made):
     """As often as a generation is replaced, its room is used again."""
     rules, _, writer = made

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 from agentwall.errors import KernelError, SourceLocation
+from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import Mode
 from agentwall.kernel import abi
 from agentwall.kernel.maps import SandboxSettings, pack_settings
 from agentwall.policy.model import AskScope, DnsSettings, LoopbackScope
 
 WHERE = SourceLocation("p.yaml", 1, 1)
+KEY = SandboxKey((1 << 64) - 5)
 SETTINGS = {
     "generation": 9,
     "mode": Mode.AUDIT,
@@ -24,14 +26,25 @@ SETTINGS = {
 
 
 def test_settings():
-    """Settings become the struct that the programs read."""
-    raw = pack_settings(SandboxSettings(**SETTINGS))
+    """Settings become the struct that the programs read, and say whose they are."""
+    raw = pack_settings(KEY, SandboxSettings(**SETTINGS))
     found = abi.Sandbox.from_buffer_copy(raw)
 
     assert len(raw) == ctypes.sizeof(abi.Sandbox)
+    assert found.id == KEY
     assert (found.generation, found.refuse_errno) == (9, errno.ECONNREFUSED)
     assert (found.mode, found.loopback) == (abi.Mode.AUDIT, abi.Loopback.OWN_LISTENERS)
     assert bytes(found.protocols) == bytes([1, 58, 0, 0, 0, 0, 0, 0])
+
+
+def test_settings_of_a_scope():
+    """A scope is told from other sandboxes, and a mode from one that ends."""
+    given = {"is_scope": True, "until_ns": (1 << 64) - 1}
+    found = abi.Sandbox.from_buffer_copy(pack_settings(KEY, SandboxSettings(**(SETTINGS | given))))
+    plain = abi.Sandbox.from_buffer_copy(pack_settings(KEY, SandboxSettings(**SETTINGS)))
+
+    assert (found.scope, found.until_ns) == (1, (1 << 64) - 1)
+    assert (plain.scope, plain.until_ns) == (0, 0)
 
 
 DNS = DnsSettings(servers=(), min_ttl_s=30, max_addresses=40, where=WHERE)
@@ -41,7 +54,7 @@ def test_settings_of_dns():
     """DNS settings become numbers and flags, beside the part of the name table."""
     dns = replace(DNS, search=("example",), names=AskScope.ANY)
     given = {"dns": dns, "netns_cookie": 1 << 40, "has_names": True}
-    raw = pack_settings(SandboxSettings(**(SETTINGS | given)), 0x7FFF)
+    raw = pack_settings(KEY, SandboxSettings(**(SETTINGS | given)), 0x7FFF)
     found = abi.Sandbox.from_buffer_copy(raw)
 
     assert (found.netns, found.names) == (1 << 40, 0x7FFF)
@@ -61,8 +74,8 @@ def test_settings_of_dns():
 def test_flags_of_dns(given, flag):
     """Each flag has its bit, and without declared servers none counts."""
     cookie = {"netns_cookie": 5}
-    declared = pack_settings(SandboxSettings(**(SETTINGS | given | cookie), dns=DNS))
-    without = pack_settings(SandboxSettings(**(SETTINGS | given | cookie)))
+    declared = pack_settings(KEY, SandboxSettings(**(SETTINGS | given | cookie), dns=DNS))
+    without = pack_settings(KEY, SandboxSettings(**(SETTINGS | given | cookie)))
 
     assert abi.Sandbox.from_buffer_copy(declared).dns == abi.DNS_DECLARED | flag
     assert abi.Sandbox.from_buffer_copy(without).dns == 0
@@ -83,20 +96,24 @@ def test_flags_of_dns(given, flag):
         ),
         ({"protocols": tuple(range(100, 109))}, "expected at most 8 beside tcp and udp, got 9"),
         ({"refuse_errno": 4096}, "refuse_errno: expected 0-4095, got 4096"),
+        (
+            {"until_ns": 1 << 64},
+            "until_ns: expected 0-18446744073709551615, got 18446744073709551616",
+        ),
         ({"refuse_errno": -1}, "refuse_errno: expected 0-4095, got -1"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):
     """Settings that the struct cannot hold are refused, never cut."""
     with pytest.raises(KernelError, match=message):
-        pack_settings(SandboxSettings(**(SETTINGS | changes)))
+        pack_settings(KEY, SandboxSettings(**(SETTINGS | changes)))
 
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("scope", LoopbackScope)
 def test_every_setting(mode, scope):
     """Every mode and loopback scope has its number."""
-    raw = pack_settings(SandboxSettings(**(SETTINGS | {"mode": mode, "loopback": scope})))
+    raw = pack_settings(KEY, SandboxSettings(**(SETTINGS | {"mode": mode, "loopback": scope})))
     found = abi.Sandbox.from_buffer_copy(raw)
 
     assert (found.mode, found.loopback) == (abi.Mode[mode.name], abi.Loopback[scope.name])

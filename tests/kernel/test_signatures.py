@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from rig import inspection as small
 
 from agentwall.detect.judging import Masks, group_bits
+from agentwall.detect.packed import PackedTable
+from agentwall.detect.packing import pack_table
 from agentwall.detect.scan import scan
 from agentwall.detect.signature import Side, Transport
 from agentwall.errors import KernelError
@@ -23,7 +25,7 @@ from agentwall.host.signature_files import automaton_of, read_signatures
 from agentwall.kernel import abi_scan
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.libbpf import MapType
-from agentwall.kernel.signatures import Inspection, SignatureMaps, pack_inspection
+from agentwall.kernel.signatures import Inspection, SignatureMaps, last_generation, pack_inspection
 
 pytestmark = pytest.mark.kernel
 
@@ -76,7 +78,7 @@ def maps() -> Iterator[Maps]:
 def written() -> Iterator[abi_scan.Signatures]:
     """The small set's table as it lies in a map."""
     made = Maps()
-    yield made.table(made.signatures.write(small.automaton(), small.signatures()))
+    yield made.table(made.signatures.write(small_table()))
     made.close()
 
 
@@ -91,6 +93,10 @@ def walk(table: abi_scan.Signatures, start: int, data: bytes) -> tuple[list[tupl
         if state >= table.first_accepting:
             found.setdefault(int(table.accept_of[state]), end)
     return list(found.items()), state
+
+
+def small_table() -> PackedTable:
+    return pack_table(small.automaton(), small.signatures())
 
 
 WORDS = [
@@ -116,7 +122,7 @@ def test_the_shipped_set(maps):
     """The shipped signatures fit; every state and byte leads where the automaton says."""
     signatures = read_signatures()
     automaton = automaton_of(signatures)
-    table = maps.table(maps.signatures.write(automaton, signatures))
+    table = maps.table(maps.signatures.write(pack_table(automaton, signatures)))
     states = automaton.states
     base = np.frombuffer(table.base, np.uint32)[:states]
     classes = np.frombuffer(table.classes, np.uint8).reshape(abi_scan.GROUPS, 256)
@@ -150,10 +156,10 @@ def test_accepts(written):
 
 def test_two_slots_alternate(maps):
     """A new table goes beside the one in force, which stays as it is, byte by byte."""
-    first = maps.signatures.write(small.automaton(), small.signatures())
+    first = maps.signatures.write(small_table())
     before = bytes(maps.table(first))
-    second = maps.signatures.write(small.automaton(), small.signatures())
-    third = maps.signatures.write(small.automaton(), small.signatures())
+    second = maps.signatures.write(small_table())
+    third = maps.signatures.write(small_table())
 
     assert first != second
     assert first == third
@@ -168,9 +174,10 @@ def test_two_slots_alternate(maps):
 def test_a_smaller_set_after_a_larger_one(maps):
     """What an older table left in a slot is not reached from the new one's states."""
     large = read_signatures()
-    slot = maps.signatures.write(automaton_of(large), large)
-    maps.signatures.write(automaton_of(large), large)
-    assert maps.signatures.write(small.automaton(), small.signatures()) == slot
+    packed = pack_table(automaton_of(large), large)
+    slot = maps.signatures.write(packed)
+    maps.signatures.write(packed)
+    assert maps.signatures.write(small_table()) == slot
     table = maps.table(slot)
     start = table.starts[abi_scan.Transport.TCP << 1 | abi_scan.Side.CLIENT]
 
@@ -207,24 +214,44 @@ def test_no_room_for_excepts(maps):
     ("changes", "problem"),
     [
         (
-            {"next": np.zeros((abi_scan.STATES, 1), np.uint16)},
+            {"states": abi_scan.STATES},
             "signature table: expected at most 65535 states, got 65536",
         ),
         (
             {"accepts": ((),) * (abi_scan.ACCEPTS + 1)},
             "signature table: expected at most 2048 accepts, got 2049",
         ),
+        (
+            {"next": bytes(2 * (abi_scan.CELLS + 1))},
+            "signature table: expected at most 1048576 cells, got 1048577",
+        ),
+        (
+            {"classes": bytes(256 * (abi_scan.GROUPS + 1))},
+            "signature table: expected at most 256 groups, got 257",
+        ),
     ],
-    ids=["states", "accepts"],
+    ids=["states", "accepts", "cells", "groups"],
 )
 def test_no_room(maps, changes, problem):
-    """An automaton that is too large is refused before a byte of the table is touched."""
-    automaton = replace(small.automaton(), **changes)
+    """A table that is too large is refused before a byte of the map is touched."""
+    table = replace(small_table(), **changes)
 
     with pytest.raises(KernelError, match=problem):
-        maps.signatures.write(automaton, small.signatures())
+        maps.signatures.write(table)
     assert bytes(maps.table(0)) == bytes(maps.table(1)) == bytes(SIZE)
     assert maps.signatures.generation == 0
+
+
+def test_numbers_go_on(maps):
+    """The highest number in a map can be read, and a successor's tables are numbered beyond it."""
+    before = last_generation(maps.tables)
+    maps.signatures.write(small_table())
+    maps.signatures.write(small_table())
+    last = last_generation(maps.tables)
+    following = SignatureMaps(maps.tables, maps.excepts, last=last)
+    following.write(small_table())
+
+    assert (before, last, following.generation) == (0, 2, 3)
 
 
 def test_a_map_that_cannot_be_mapped():
@@ -232,7 +259,7 @@ def test_a_map_that_cannot_be_mapped():
     tables = BpfMap.create(TABLES)
     try:
         with pytest.raises(KernelError, match="map tables: mapping it"):
-            SignatureMaps(tables, tables).write(small.automaton(), small.signatures())
+            SignatureMaps(tables, tables).write(small_table())
     finally:
         tables.close()
 

@@ -11,7 +11,7 @@ import pytest
 from agentwall.errors import KernelError
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.libbpf import MapType
-from agentwall.kernel.subtract import Subtractor
+from agentwall.kernel.subtract import Adder, Subtractor
 
 pytestmark = pytest.mark.kernel
 
@@ -104,3 +104,21 @@ def test_long_keys():
     with pytest.raises(KernelError, match="map counts: expected keys of at most 16 bytes"):
         Subtractor(long, 0, 8)
     long.close()
+
+
+def test_adding(counts):
+    """What is added to one field is added to it alone, whatever others add at the same time."""
+    counts.update(KEY, struct.pack("=QQ", 5, 0))
+    one = Adder(counts, 8, 8)
+    threads = [
+        threading.Thread(target=lambda: [one.add(KEY, 2) for _ in range(1000)]) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one.add(bytes(16), 1)
+    one.close()
+
+    assert struct.unpack("=QQ", counts.lookup(KEY)) == (5, 6000)
+    assert counts.lookup(bytes(16)) is None

@@ -221,7 +221,7 @@ def test_cgroup_that_has_gone():
             wall.attach(cgroup, SANDBOX)
         wall.detach(SANDBOX)
 
-        assert wall.maps()["aw_sandboxes"].entries() == []
+        assert wall.maps()["aw_slots"].entries() == []
 
 
 @pytest.mark.parametrize("kill", [False, True])
@@ -354,7 +354,7 @@ def frame(port: int) -> bytes:
     [
         ("binding", "constant aw_test_sandbox: expected it in .rodata, got none"),
         ("test_object", "expected aw_test_sandbox 0: a test object"),
-        ("wrong_layout", "map aw_sandboxes: expected .*value_size=56.* got .*value_size=41"),
+        ("wrong_layout", "map aw_sandboxes: expected .*value_size=80.* got .*value_size=41"),
     ],
 )
 def test_other_objects(compile_bpf, name, message):

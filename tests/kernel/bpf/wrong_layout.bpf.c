@@ -18,7 +18,8 @@ const volatile __u32 aw_belt_mark;
 		__uint(value_size, value_bytes);      \
 	} name SEC(".maps")
 
-MAP(aw_sandboxes, BPF_MAP_TYPE_HASH, 0, __u64, 41);
+MAP(aw_slots, BPF_MAP_TYPE_HASH, 0, __u64, 4);
+MAP(aw_sandboxes, BPF_MAP_TYPE_ARRAY, 0, __u32, 41);
 MAP(aw_rules, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, __u64[3], 8);
 MAP(aw_intervals, BPF_MAP_TYPE_ARRAY, 0, __u32, 16);
 MAP(aw_names, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, __u32[65], 32);
