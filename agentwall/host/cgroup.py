@@ -2,7 +2,7 @@
 """Cgroups of version 2: find the hierarchy, make one for a sandbox, remove it again.
 
 A sandbox's cgroup stands below the caller's own, so that the limits, device rules and accounting
-of a Slurm job, pod or unit keep holding; only a caller in the root cgroup gets /agentwall.slice.
+of a Slurm job, pod or unit keep holding; only a caller in the root cgroup gets a slice of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from agentwall.errors import HostError
 from agentwall.host.mountinfo import Mount, read_mounts
 
-SLICE = "agentwall.slice"
+SLICE = "agentwallrun.slice"
+"""Not the daemon's /agentwall.slice, whose default policy would hold as well."""
 _POLL_S = 0.01
 
 
@@ -52,6 +53,23 @@ class Cgroup:
                 found += map(int, (directory / "cgroup.procs").read_text().split())
         return tuple(sorted(found))
 
+    def holds_process(self) -> bool:
+        """Say whether a process is in this cgroup itself, whatever is below."""
+        try:
+            return bool((self.directory / "cgroup.procs").read_text())
+        except OSError:
+            # Threaded, or just gone.
+            return False
+
+    def used_us(self) -> int:
+        """Return the processor time that was used here and below, microseconds.
+
+        Raises:
+            OSError: It has gone.
+        """
+        first = (self.directory / "cpu.stat").read_text().split("\n", 1)[0]
+        return int(first.split()[1])
+
     def ids(self) -> frozenset[int]:
         """Return the ids of this cgroup and of every one below: inode numbers."""
         found = []
@@ -77,6 +95,26 @@ class Cgroup:
                 self._kill_one_by_one()
             time.sleep(_POLL_S)
         return True
+
+    def freeze(self, timeout_s: float) -> bool:
+        """Stop every process here and below; return whether all stand within *timeout_s*.
+
+        Those that do not yet will. ``echo 0 > cgroup.freeze`` lets them go on; they can be killed.
+
+        Raises:
+            OSError: The cgroup is gone.
+        """
+        (self.directory / "cgroup.freeze").write_text("1")
+        deadline_s = time.monotonic() + timeout_s
+        while not self.is_frozen():
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_POLL_S / 10)
+        return True
+
+    def is_frozen(self) -> bool:
+        """Say whether every process here and below stands still."""
+        return "frozen 1" in (self.directory / "cgroup.events").read_text().splitlines()
 
     def _kill_one_by_one(self) -> None:
         for pid in self.pids():
@@ -166,6 +204,19 @@ class Place:
         except OSError as err:
             raise HostError(f"{self.directory}: making a cgroup: {err.strerror}") from err
         return Cgroup(self.path, self.directory)
+
+    def find(self) -> Cgroup | None:
+        """Return the cgroup that is there, or None."""
+        return Cgroup(self.path, self.directory) if self.directory.is_dir() else None
+
+
+def place_at(path: str) -> Place:
+    """Return the place of the cgroup *path*, which need not exist.
+
+    Raises:
+        HostError: There is no cgroup v2, or no mount shows its root.
+    """
+    return Place(path, locate("/", read_mounts()) / path.lstrip("/"))
 
 
 def choose_place(name: str) -> Place:

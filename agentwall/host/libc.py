@@ -124,6 +124,25 @@ def signalfd(signals: Iterable[signal.Signals]) -> int:
     return _checked(_LIBC.signalfd(ctypes.c_int(-1), mask, flags), "signalfd")
 
 
+def inotify_init() -> int:
+    """Return a non-blocking, close-on-exec inotify descriptor."""
+    return _checked(_LIBC.inotify_init1(ctypes.c_int(_SFD_NONBLOCK | _SFD_CLOEXEC)), "inotify_init")
+
+
+def inotify_add_watch(descriptor: int, path: str, mask: int) -> int:
+    """Watch *path*; return the number by which events name it."""
+    result = _LIBC.inotify_add_watch(
+        ctypes.c_int(descriptor), os.fsencode(path), ctypes.c_uint32(mask)
+    )
+    return _checked(result, f"inotify_add_watch {path}")
+
+
+def inotify_rm_watch(descriptor: int, number: int) -> None:
+    """Watch the path of that *number* no longer."""
+    result = _LIBC.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(number))
+    _checked(result, "inotify_rm_watch")
+
+
 def close_others(kept: Iterable[int]) -> None:
     """Close every descriptor that is not in *kept*."""
     first = 0

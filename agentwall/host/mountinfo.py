@@ -22,6 +22,8 @@ class Mount:
     options: frozenset[str]
     """Of this mount, not of the file system: ``ro``, ``nosuid``, ..."""
     fstype: str
+    device: str = ""
+    """``major:minor`` of the file system."""
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
@@ -39,6 +41,7 @@ def _parse_line(line: str) -> Mount | None:
         point=_unescape(fields[4]),
         options=frozenset(fields[5].split(",")),
         fstype=filesystem.split(" ")[0],
+        device=fields[2],
     )
 
 

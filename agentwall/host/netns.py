@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caller's network namespace: its identity, who shares it, and which addresses are its own."""
+"""Network namespaces, the caller's and others': their identity, who shares them, and which
+addresses are their own."""
 
 from __future__ import annotations
 
@@ -7,11 +8,17 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable
-from typing import Literal
+import threading
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
-from agentwall.errors import UnsupportedFeatureError
+from agentwall.errors import HostError, UnsupportedFeatureError
+from agentwall.host import libc
 from agentwall.net.endpoint import IPAddress
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
 
 _SO_NETNS_COOKIE = 71
 """``include/uapi/asm-generic/socket.h``; Python has no name for it."""
@@ -64,3 +71,78 @@ def _is_own(address: IPAddress) -> bool:
     except OSError:
         return False
     return True
+
+
+def in_netns_of(pid: int, function: Callable[[], T]) -> T:
+    """Call *function* in the network namespace of process *pid* and return what it returns.
+
+    It runs on a thread that ends with it, so the caller stays where it is; sockets that it makes
+    stay in that namespace. Whether *pid* still is the process that was meant is for the caller to
+    know, and to check afterwards.
+
+    Raises:
+        HostError: The process has gone, or its namespace may not be entered.
+    """
+    outcome: list[T] = []
+    errors: list[BaseException] = []
+
+    def enter_and_call(descriptor: int) -> None:
+        try:
+            _enter(descriptor, pid)
+            outcome.append(function())
+        except BaseException as err:  # noqa: BLE001 - raised again by the caller's thread
+            errors.append(err)
+
+    try:
+        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise HostError(f"network namespace of process {pid}: {err.strerror}") from err
+    try:
+        thread = threading.Thread(target=enter_and_call, args=(descriptor,), name="netns")
+        thread.start()
+        thread.join()
+    finally:
+        os.close(descriptor)
+    if errors:
+        raise errors[0]
+    return outcome[0]
+
+
+def _enter(descriptor: int, pid: int) -> None:
+    try:
+        libc.setns(descriptor, _CLONE_NEWNET)
+    except OSError as err:
+        raise HostError(f"network namespace of process {pid}: {err.strerror}") from err
+
+
+def netns_cookie_of(pid: int) -> int:
+    """Return the cookie of the network namespace of process *pid*, as :func:`netns_cookie`.
+
+    Raises:
+        HostError: As :func:`in_netns_of`.
+        UnsupportedFeatureError: As :func:`netns_cookie`.
+    """
+    return in_netns_of(pid, netns_cookie)
+
+
+def has_own_netns_of(pid: int) -> bool:
+    """Say whether the network namespace of process *pid* is known to be another than the host's.
+
+    The host's is that of process 1 or, where that one may not be asked, of kthreadd. Of a process
+    that has gone nothing is known.
+    """
+    theirs = netns_id(pid)
+    hosts = netns_id(1) or netns_id(2)
+    return None not in (theirs, hosts) and theirs != hosts
+
+
+def answers_through_lo_of(pid: int, servers: Iterable[IPAddress]) -> bool:
+    """Do as :func:`answers_through_lo` in the network namespace of process *pid*.
+
+    Raises:
+        HostError: As :func:`in_netns_of`.
+    """
+    wanted = tuple(servers)
+    if all(server.is_loopback for server in wanted):
+        return False
+    return in_netns_of(pid, lambda: answers_through_lo(wanted))

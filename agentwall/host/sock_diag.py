@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends sockets of other processes: SOCK_DESTROY of the kernel's socket monitor.
+"""Lists and ends sockets of other processes: SOCK_DESTROY of the kernel's socket monitor.
 
 The application gets ECONNABORTED, and a TCP peer an RST. ``include/uapi/linux/inet_diag.h`` and
 ``include/uapi/linux/sock_diag.h`` have the layouts. Only sockets of one network namespace are
@@ -16,10 +16,11 @@ import sys
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
 from agentwall.errors import HostError
 from agentwall.host import libc
-from agentwall.net.endpoint import Endpoint, IPAddress, key_bytes
+from agentwall.net.endpoint import Endpoint, IPAddress, canonical, key_bytes
 
 _CLONE_NEWNET = 0x40000000
 _NETLINK_SOCK_DIAG = 4
@@ -36,8 +37,9 @@ _ID = struct.Struct("=2s2s16s16sIII")
 """``struct inet_diag_sockid``: the halves of its cookie go low before high."""
 _ID_AT = 4
 """Where ``struct inet_diag_msg`` has its id."""
-_UNSENT = struct.Struct("=60xI")
-"""``struct inet_diag_msg`` up to idiag_wqueue: bytes that the peer has not acknowledged."""
+_END = struct.Struct("=60xIII")
+"""``struct inet_diag_msg`` from idiag_wqueue, bytes that the peer has not acknowledged, to
+idiag_uid and idiag_inode."""
 _ATTRIBUTES_AT = 72
 """Where ``struct inet_diag_msg`` ends and attributes begin."""
 _ATTRIBUTE = struct.Struct("=HH")
@@ -53,6 +55,30 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 _SO_COOKIE = 57
 """``include/uapi/asm-generic/socket.h``; Python has no name for it."""
 _LOW = 0xFFFFFFFF
+LISTEN = 10
+"""``TCP_LISTEN``, ``include/net/tcp_states.h``."""
+_LISTED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_RAW)
+"""Ping sockets are in no list of the monitor; raw ones where it has CONFIG_INET_RAW_DIAG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketSeen:
+    """One socket of IPv4 or IPv6, as the socket monitor lists it."""
+
+    protocol: int
+    """IANA number; of a raw socket the one it was made for."""
+    local: Endpoint
+    remote: Endpoint | None
+    """None while it is connected to nothing."""
+    state: int
+    """``TCP_*``: 1 established, 7 closed or unconnected, 10 listening."""
+    cookie: int
+    inode: int
+    """As ``/proc/PID/fd`` has it; 0 once no process holds it, or none has accepted it yet."""
+    cgroup: int
+    """Id of the cgroup it was made in, which never changes; 0 where the kernel does not tell."""
+    uid: int
+    is_raw: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +95,9 @@ class _Found:
     cgroup: int
     """Its id; 0 where that is not told."""
     unsent: int
+    state: int
+    uid: int
+    inode: int
 
 
 class SockDiag:
@@ -125,6 +154,25 @@ class SockDiag:
         except OSError as err:
             raise HostError(f"socket monitor: {err.strerror or err}") from err
 
+    def list_in(self, cgroups: Collection[int] | None) -> list[SocketSeen]:
+        """Return the sockets that were made in these cgroups: TCP, UDP, and raw where told.
+
+        Args:
+            cgroups: Their ids: inode numbers of their directories; None: of whichever.
+
+        Raises:
+            HostError: The kernel does not answer, or refuses.
+        """
+        try:
+            return [
+                _seen(found)
+                for protocol in _LISTED
+                for found in self._sockets(protocol)
+                if cgroups is None or found.cgroup in cgroups
+            ]
+        except OSError as err:
+            raise HostError(f"socket monitor: {err.strerror or err}") from err
+
     def unsent_in(self, cgroups: Collection[int]) -> int:
         """Return how many TCP sockets of these cgroups have something to send, or to send again.
 
@@ -178,10 +226,14 @@ class SockDiag:
                 if len(message) < _ATTRIBUTES_AT:
                     continue
                 own = message[_ID_AT : _ID_AT + _ID.size]
+                unsent, uid, inode = _END.unpack_from(message)
                 yield _Found(
                     wanted=_Wanted(family=message[0], protocol=protocol, identity=own),
                     cgroup=_cgroup_of(message),
-                    unsent=_UNSENT.unpack_from(message)[0],
+                    unsent=unsent,
+                    state=message[1],
+                    uid=uid,
+                    inode=inode,
                 )
 
     def _ask(self, kind: int, flags: int, wanted: _Wanted) -> Iterator[tuple[int, bytes]]:
@@ -267,6 +319,38 @@ def _cgroup_of(message: bytes) -> int:
             break
         at += -(-size // 4) * 4
     return 0
+
+
+def _seen(found: _Found) -> SocketSeen:
+    local_port, remote_port, local, remote, _, low, high = _ID.unpack(found.wanted.identity)
+    protocol = found.wanted.protocol
+    is_raw = protocol == socket.IPPROTO_RAW
+    if is_raw:
+        # A raw socket has its protocol where others have their port.
+        protocol, local_port, remote_port = int.from_bytes(local_port), bytes(2), bytes(2)
+    peer = _read_address(remote, found.wanted.family)
+    is_connected = bool(int(peer)) or remote_port != bytes(2)
+    return SocketSeen(
+        protocol=protocol,
+        local=Endpoint(
+            canonical(_read_address(local, found.wanted.family)),
+            int.from_bytes(local_port),
+            protocol,
+        ),
+        remote=Endpoint(canonical(peer), int.from_bytes(remote_port), protocol)
+        if is_connected
+        else None,
+        state=found.state,
+        cookie=high << 32 | low,
+        inode=found.inode,
+        cgroup=found.cgroup,
+        uid=found.uid,
+        is_raw=is_raw,
+    )
+
+
+def _read_address(raw: bytes, family: int) -> IPAddress:
+    return IPv4Address(raw[:4]) if family == socket.AF_INET else IPv6Address(raw)
 
 
 def _cookie_of(identity: bytes) -> int:

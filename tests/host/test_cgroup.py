@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_place_below_own_cgroup():
 
     place = choose_place("agentwall-x")
 
-    assert place.path == ("/agentwall.slice" if own == "/" else own) + "/agentwall-x"
+    assert place.path == ("/agentwallrun.slice" if own == "/" else own) + "/agentwall-x"
 
 
 @pytest.mark.kernel
@@ -170,3 +171,23 @@ def test_ids():
         below.rmdir()
 
     assert found == expected
+
+
+@pytest.mark.kernel
+def test_freeze(own_cgroup):
+    """Who is frozen stands still and can be killed all the same; what is gone is an error."""
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as child:
+        own_cgroup.add(child.pid)
+        before = own_cgroup.is_frozen()
+        stands = own_cgroup.freeze(5.0)
+        used = Path(f"/proc/{child.pid}/stat").read_text().split()[13:15]
+        time.sleep(0.1)
+        later = Path(f"/proc/{child.pid}/stat").read_text().split()[13:15]
+
+        assert (before, stands, own_cgroup.is_frozen()) == (False, True, True)
+        assert used == later
+        assert own_cgroup.kill()
+        assert child.wait() == -9
+    own_cgroup.remove()
+    with pytest.raises(FileNotFoundError):
+        own_cgroup.freeze(0.1)

@@ -46,6 +46,17 @@ def test_full():
             "sockets kept: /run/nscd/socket (nscd)",
         ),
         ({"can_type_for_others": True}, "the terminal"),
+        ({"kernel_filesystems": ("bpf on /b",)}, "kernel file systems: bpf on /b"),
+        ({"sockets_outside": ("tcp to 192.0.2.1:9",)}, "sockets made elsewhere: tcp to 192."),
+        ({"unknown": ("2 more processes",)}, "not known: 2 more processes"),
+        (
+            {
+                "filters_families": False,
+                "unseen_families": ("RDS", "vsock"),
+                "family_filter": "no seccomp filter",
+            },
+            "socket families: RDS, vsock that no hook sees; no seccomp filter",
+        ),
     ],
 )
 def test_partial(change, words):
@@ -80,3 +91,22 @@ def test_forged_answers(kept, servers, is_open):
 
     expected = f"names: could forge answers of a DNS server on loopback: {', '.join(servers)}"
     assert found == ([expected] if is_open else [])
+
+
+@pytest.mark.parametrize(
+    ("has_belt", "level"), [(True, CoverageLevel.NETWORK_ONLY), (False, CoverageLevel.NONE)]
+)
+def test_own_stack(has_belt, level):
+    """What has a network stack of its own is judged where its packets leave, or not at all."""
+    coverage = assess_coverage(replace(CLOSED, own_stack=("gVisor",), has_belt=has_belt))
+
+    assert coverage.level is level
+    assert [str(road) for road in coverage.roads] == ["a network stack of its own: gVisor"]
+
+
+@pytest.mark.parametrize(("unknown", "is_final"), [((), True), (("2 processes",), False)])
+def test_final(unknown, is_final):
+    """Where something could not be looked at, that is worth another look."""
+    coverage = assess_coverage(replace(CLOSED, unknown=unknown, has_own_pidns=False))
+
+    assert coverage.is_final is is_final

@@ -11,11 +11,12 @@ CGROUP = "41 31 0:38 / /sys/fs/cgroup/unified rw,nosuid,relatime shared:9 - cgro
 
 
 def test_fields():
-    """Root, mount point, options of the mount and type of the file system are taken."""
+    """Root, mount point, options of the mount, device and type of the file system are taken."""
     [mount] = parse_mounts(CGROUP)
 
     assert (mount.root, mount.point, mount.fstype) == ("/", "/sys/fs/cgroup/unified", "cgroup2")
     assert mount.options == {"rw", "nosuid", "relatime"}
+    assert mount.device == "0:38"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,16 @@ import pytest
 from rig.namespace import temp_netns
 from rig.process import wait_until
 
-from agentwall.errors import UnsupportedFeatureError
-from agentwall.host.netns import answers_through_lo, netns_cookie, netns_id
+from agentwall.errors import HostError, UnsupportedFeatureError
+from agentwall.host.netns import (
+    answers_through_lo,
+    answers_through_lo_of,
+    has_own_netns_of,
+    in_netns_of,
+    netns_cookie,
+    netns_cookie_of,
+    netns_id,
+)
 
 
 def test_cookie_is_stable():
@@ -69,3 +77,52 @@ def test_who_shares_the_namespace():
 
     assert netns_id(child.pid) is None
     assert netns_id(0) is None
+
+
+@pytest.fixture
+def elsewhere():
+    """A process in a namespace of its own that has the address 192.0.2.53."""
+    with temp_netns("of") as found, found.process("sleep", "60") as process:
+        found.ip("address", "add", "192.0.2.53/32", "dev", "lo")
+        home = netns_id("self")
+        wait_until(lambda: netns_id(process.pid) not in (None, home), what="a namespace")
+        yield found, process.pid
+
+
+@pytest.mark.kernel
+def test_of_another_process(elsewhere):
+    """The cookie and the addresses are those of its namespace, and the caller stays where it is."""
+    namespace, pid = elsewhere
+    own, foreign, loopback = map(ip_address, ("192.0.2.53", "192.0.2.54", "127.0.0.53"))
+    home = netns_id("self")
+
+    assert netns_cookie_of(pid) == namespace.call(netns_cookie) != netns_cookie()
+    assert answers_through_lo_of(pid, [foreign, own]) is True
+    assert answers_through_lo_of(pid, [foreign, loopback]) is False
+    assert netns_id("self") == home
+
+
+@pytest.mark.kernel
+def test_whose_namespace(elsewhere):
+    """One that is not the host's is its own; of a process that is gone nothing is known."""
+    _, pid = elsewhere
+
+    assert has_own_netns_of(pid) is True
+    assert has_own_netns_of(os.getpid()) is False
+    assert has_own_netns_of(2**22 + 1) is False
+
+
+@pytest.mark.kernel
+def test_no_such_process():
+    """The error names the process, and a thread that could not enter leaves nothing behind."""
+    with pytest.raises(HostError, match=r"network namespace of process 4194305: No such file"):
+        netns_cookie_of(2**22 + 1)
+
+
+@pytest.mark.kernel
+def test_errors_come_back(elsewhere):
+    """What the function raises there reaches the caller as it is."""
+    _, pid = elsewhere
+
+    with pytest.raises(ZeroDivisionError):
+        in_netns_of(pid, lambda: 1 // 0)

@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 
 import pytest
+from rig.cgroup import temp_cgroup
 from rig.namespace import Namespace, temp_netns
+from rig.puppet import puppet
 
-from agentwall.host.sock_diag import SockDiag, cookie_of, try_destroying
+from agentwall.host.sock_diag import LISTEN, SockDiag, cookie_of, try_destroying
 from agentwall.net.endpoint import Endpoint, canonical
 
 pytestmark = pytest.mark.kernel
@@ -147,3 +149,51 @@ def test_other_namespace(make):
 def test_try(here):
     """On this kernel it works, which is found out by trying."""
     assert here.call(try_destroying) is None
+
+
+def test_list_in(here, monitor):
+    """Sockets are told by the cgroup they were made in, with both ends, state and inode."""
+    with temp_cgroup("list") as cgroup, puppet(here, cgroup) as hand:
+        server = hand.open("tcp")
+        server.bind("127.0.0.1", 0)
+        server.listen()
+        port = server.port()
+        mapped = hand.open("tcp", "::")
+        mapped.connect("::ffff:127.0.0.1", port)
+        loose = hand.open("udp")
+        loose.bind("127.0.0.1", 0)
+        found = monitor.list_in({cgroup.stat().st_ino})
+        everything = monitor.list_in(None)
+
+        # The accepted one is of the listener's cgroup too.
+        tcp = sorted(
+            (seen.state, str(seen.local.address), seen.remote and str(seen.remote.address))
+            for seen in found
+            if seen.protocol == socket.IPPROTO_TCP
+        )
+        assert tcp == [
+            (1, "127.0.0.1", "127.0.0.1"),
+            (1, "127.0.0.1", "127.0.0.1"),
+            (LISTEN, "127.0.0.1", None),
+        ]
+        [udp] = [seen for seen in found if seen.protocol == socket.IPPROTO_UDP]
+        assert (udp.local.port, udp.remote, udp.uid) == (loose.port(), None, 0)
+        assert {seen.cookie for seen in found} <= {seen.cookie for seen in everything}
+        held = [seen.inode for seen in found if seen.inode]
+        # No process holds the accepted one before accept().
+        assert len(set(held)) == 3
+        server.accept()
+
+
+def test_list_elsewhere(here):
+    """The sockets of another process's network namespace are listed from outside."""
+    with temp_cgroup("list") as cgroup, puppet(here, cgroup) as hand:
+        hand.open("udp").connect("127.0.0.1", 9)
+        outside, inside = SockDiag(), SockDiag(hand.pid)
+        ids = {cgroup.stat().st_ino}
+
+        assert outside.list_in(ids) == []
+        assert [seen.remote.port for seen in inside.list_in(ids)] == [9]
+        assert inside.list_in(set()) == []
+        outside.close()
+        inside.close()
