@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agentwall.flow.record import DetectionRecord, Record, SandboxKey
 from agentwall.net.endpoint import Endpoint
+from agentwall.policy.model import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +38,16 @@ class KillFlow:
     """Whose socket it is, as far as the kernel knows; 0 if it does not."""
 
 
-Command = Report | KillFlow
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopSandbox:
+    """Freeze or kill a sandbox, as its policy says of what was found; the flow is cut already."""
+
+    sandbox: SandboxKey
+    response: Response
+    """FREEZE or KILL."""
+    detection: DetectionRecord
+    """What it follows on."""
+
+
+Command = Report | KillFlow | StopSandbox
 """What :meth:`Engine.handle` yields."""

@@ -15,7 +15,7 @@ from agentwall.detect.confirm import confirm
 from agentwall.detect.decode import decode
 from agentwall.detect.indicators import IndicatorIndex
 from agentwall.detect.judging import judge
-from agentwall.detect.signature import Signature
+from agentwall.detect.signature import Indicators, Signature
 from agentwall.engine.events import SignaturesApplied
 from agentwall.engine.excerpts import Excerpts, conversation_of
 from agentwall.flow.finding import Confidence, Finding
@@ -51,26 +51,64 @@ class Sight:
     process: Process
     policy: Policy
     """In force when it was made."""
+    mode: Mode
+    """In force when it was made: the policy's, or another that somebody switched to."""
     rule: Rule | None
     """The one that permits the flow."""
     reason: Reason
 
 
+class IndicatorIndexes:
+    """Lists of names, indexed once for all the sandboxes that they hold for."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[tuple[Indicators, ...], IndicatorIndex], ...] = ()
+
+    def of(self, lists: tuple[Indicators, ...]) -> IndicatorIndex:
+        """Return the index of *lists*; of the ones that differ the last two are kept."""
+        for known, index in self._kept:
+            if known == lists:
+                return index
+        index = IndicatorIndex(lists)
+        self._kept = ((lists, index), *self._kept[:1])
+        return index
+
+
 class Detections:
     """Signatures, excerpts and listed names of one sandbox."""
 
-    def __init__(self) -> None:
-        self.excerpts = Excerpts()
-        self._tables: dict[int, SignaturesApplied] = {}
-        self._index = IndicatorIndex()
-        self._names: OrderedDict[str, None] = OrderedDict()
+    __slots__ = ("_excerpts", "_index", "_names", "_tables")
 
-    def apply(self, event: SignaturesApplied) -> None:
-        """Let *event*'s signatures hold; matches of the tables before are still understood."""
+    def __init__(self) -> None:
+        self._excerpts: Excerpts | None = None
+        self._tables: dict[int, SignaturesApplied] = {}
+        self._index: IndicatorIndex | None = None
+        self._names: OrderedDict[str, None] | None = None
+
+    @property
+    def excerpts(self) -> Excerpts:
+        """The flows that were handed over; made when the first is."""
+        if self._excerpts is None:
+            self._excerpts = Excerpts()
+        return self._excerpts
+
+    @property
+    def forgotten(self) -> int:
+        """Flows that were forgotten to make room."""
+        return self._excerpts.dropped if self._excerpts is not None else 0
+
+    def apply(self, event: SignaturesApplied, index: IndicatorIndex) -> None:
+        """Let *event*'s signatures hold; matches of the tables before are still understood.
+
+        Args:
+            event: The signatures and the automaton made of them.
+            index: Of the lists in *event*.
+        """
+        self._tables.pop(event.table, None)
         self._tables[event.table] = event
         while len(self._tables) > _KEPT_TABLES:
             del self._tables[next(iter(self._tables))]
-        self._index = IndicatorIndex(event.signatures.indicators)
+        self._index = index
 
     def match(self, sight: Sight, match: Match) -> DetectionRecord | None:
         """Return the detection that a match comes to; None if none of its signatures counts."""
@@ -109,7 +147,7 @@ class Detections:
             response = judge(finding, sight.policy, sight.rule)
             if not self.excerpts.tell(cookie, finding.cls, finding.dialect, response):
                 continue
-            verdict = _verdict(sight.policy.mode, response)
+            verdict = _verdict(sight.mode, response)
             left = None
             if verdict is Verdict.DENY:
                 left = self.excerpts.passed(cookie, from_client=excerpt.from_client)
@@ -122,8 +160,10 @@ class Detections:
         self, record: FlowRecord, policy: Policy, rule: Rule | None
     ) -> Iterator[DetectionRecord]:
         """Yield a detection for each list that a name in *record* is on, once a name."""
+        if self._index is None:
+            return
         for how, name in _said(record).items():
-            if name in self._names:
+            if self._names is not None and name in self._names:
                 continue
             for finding in self._index.find(name, how):
                 response = judge(finding, policy, rule)
@@ -132,6 +172,8 @@ class Detections:
                     yield detection_in(record, finding, response)
 
     def _remember(self, name: str) -> None:
+        if self._names is None:
+            self._names = OrderedDict()
         self._names[name] = None
         if len(self._names) > MAX_NAMES:
             self._names.popitem(last=False)
@@ -167,9 +209,9 @@ def _said(record: FlowRecord) -> Mapping[str, str]:
     return said
 
 
-def _gravity(counted: tuple[Response, Signature]) -> tuple[bool, Severity, int]:
+def _gravity(counted: tuple[Response, Signature]) -> tuple[int, Severity, int]:
     response, signature = counted
-    return response is Response.BLOCK, signature.severity, _SUREST.index(signature.confidence)
+    return response.gravity, signature.severity, _SUREST.index(signature.confidence)
 
 
 def _confirmed(signature: Signature, attempt: Attempt, match: Match) -> Finding:
@@ -184,7 +226,7 @@ def _confirmed(signature: Signature, attempt: Attempt, match: Match) -> Finding:
 
 
 def _verdict(mode: Mode, response: Response) -> Verdict:
-    if response is not Response.BLOCK or mode is Mode.OBSERVE:
+    if not response.cuts or mode is Mode.OBSERVE:
         return Verdict.ALLOW
     return Verdict.DENY if mode is Mode.ENFORCE else Verdict.WOULD_DENY
 

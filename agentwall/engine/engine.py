@@ -9,32 +9,41 @@ of it is tested without root and without a kernel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from datetime import UTC, datetime
 from typing import assert_never
 
 from agentwall.detect.judging import judge
-from agentwall.engine.commands import Command, KillFlow, Report
-from agentwall.engine.detections import Detections, Sight
+from agentwall.engine.commands import Command, KillFlow, Report, StopSandbox
+from agentwall.engine.cutting import is_cut
+from agentwall.engine.detections import IndicatorIndexes, Sight
 from agentwall.engine.events import (
     AttemptSeen,
     CountersRead,
     Event,
     ExcerptsSeen,
     FlowLeftHanging,
+    HostChanged,
     Lost,
+    ModeOverridden,
     RulesApplied,
     SandboxFinished,
+    SandboxInspected,
+    SandboxLabelled,
+    SandboxRenamed,
     SandboxStarted,
+    SandboxStopped,
     SignaturesApplied,
     TotalsRead,
     WallDamaged,
 )
 from agentwall.engine.processes import clamp_arguments, describe_task
+from agentwall.engine.records import reason_of, record_of_attempt, record_of_totals
+from agentwall.engine.sandboxes import KnownSandbox
 from agentwall.engine.severity import DAMAGED
-from agentwall.engine.watch import Watch
 from agentwall.flow.record import (
+    HOST,
     Attempt,
+    DetectionRecord,
     Excerpt,
     FlowRecord,
     FlowTotals,
@@ -44,50 +53,28 @@ from agentwall.flow.record import (
     SandboxKey,
     StateRecord,
 )
-from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
-from agentwall.net.endpoint import Endpoint, L4Protocol, canonical
-from agentwall.policy.evaluate import resolve_line
-from agentwall.policy.model import Response, Rule
+from agentwall.flow.verdict import Mode, Verdict
+from agentwall.net.endpoint import L4Protocol
+from agentwall.policy.model import Response
 
-_KEPT_GENERATIONS = 4
-"""Events still on their way when a policy is replaced speak of the generation before."""
 LEFT_HANGING = "flow-left-hanging"
 """The ``state`` of a record that says that an application was not told that its flow is cut."""
 _KILLABLE = (L4Protocol.TCP, L4Protocol.UDP)
-_CUTTING = (ReasonCode.SIGNATURE, ReasonCode.UNREADABLE)
-"""Reasons for which nothing of a flow passes any more."""
+_STOPPING = {response.value: response for response in (Response.FREEZE, Response.KILL)}
+_CLOCK_SLACK_NS = 1_000_000
+"""What two readings of the same clocks may differ by. More, and the clock was set."""
 
-
-@dataclass(slots=True)
-class _Sandbox:
-    sandbox: Sandbox
-    clock_offset_ns: int
-    mode: str
-    generations: dict[int, RulesApplied] = field(default_factory=dict)
-    counters: CountersRead | None = None
-    lost: int = 0
-    detections: Detections = field(default_factory=Detections)
-    watch: Watch = field(default_factory=Watch)
-
-    def applied(self, generation: int) -> RulesApplied | None:
-        """Return the rules of *generation*, or the newest if that is not known any more."""
-        newest = next(reversed(self.generations.values()), None)
-        return self.generations.get(generation, newest)
-
-    def rule(self, seen: Attempt | FlowTotals) -> Rule | None:
-        """Return the rule that decided about *seen*, if it is known."""
-        applied = self.generations.get(seen.generation)
-        if seen.rule is None or applied is None or seen.rule >= len(applied.tables.rules):
-            return None
-        return applied.tables.rules[seen.rule]
+_LAST_SECOND = 253_402_300_799
+"""The end of the year 9999."""
 
 
 class Engine:
     """Turns what the kernel reported into records. Its state grows with sandboxes, not events."""
 
     def __init__(self) -> None:
-        self._sandboxes: dict[SandboxKey, _Sandbox] = {}
+        self._sandboxes: dict[SandboxKey, KnownSandbox] = {}
         self._clock_offset_ns = 0
+        self._indexes = IndicatorIndexes()
 
     def handle(self, event: Event) -> Iterator[Command]:
         """Yield the commands that *event* calls for, in the order to carry them out."""
@@ -95,9 +82,10 @@ class Engine:
             case SandboxStarted():
                 yield self._start(event)
             case RulesApplied():
-                yield self._apply(event)
+                yield from self._apply(event)
             case SignaturesApplied():
-                self._known(event.key).detections.apply(event)
+                index = self._indexes.of(event.signatures.indicators)
+                self._known(event.key).detections.apply(event, index)
             case AttemptSeen():
                 yield from self._see(event)
             case ExcerptsSeen():
@@ -105,7 +93,8 @@ class Engine:
             case FlowLeftHanging():
                 yield self._hang(event)
             case TotalsRead():
-                yield from self._flow(self._totals(event), event.totals)
+                known = self._known(event.totals.sandbox)
+                yield from self._flow(record_of_totals(known, event), event.totals)
             case CountersRead():
                 yield from self._count(event)
             case Lost():
@@ -113,6 +102,23 @@ class Engine:
             case WallDamaged():
                 detail = {"what": event.what, **event.detail}
                 yield self._state(event.key, event.mono_ns, DAMAGED, detail)
+            case SandboxLabelled():
+                yield self._label(event)
+            case ModeOverridden():
+                yield self._override(event)
+            case SandboxStopped():
+                yield self._stopped(event)
+            case SandboxRenamed():
+                self._known(event.key).identify(event.origin)
+            case SandboxInspected():
+                detail = {
+                    "coverage": event.coverage,
+                    "open_roads": list(event.open_roads),
+                    **event.detail,
+                }
+                yield self._state(event.key, event.mono_ns, "inspected", detail)
+            case HostChanged():
+                yield self._host(event)
             case SandboxFinished():
                 yield from self._finish(event)
             case _:
@@ -120,9 +126,7 @@ class Engine:
 
     def _start(self, event: SandboxStarted) -> Command:
         self._clock_offset_ns = event.clock_offset_ns
-        self._sandboxes[event.key] = _Sandbox(
-            event.sandbox, event.clock_offset_ns, event.mode.value
-        )
+        self._sandboxes[event.key] = KnownSandbox(event.sandbox, event.clock_offset_ns, event.mode)
         detail = {
             "mode": event.mode.value,
             "coverage": event.coverage,
@@ -132,37 +136,39 @@ class Engine:
         }
         return self._state(event.key, event.mono_ns, "started", detail)
 
-    def _apply(self, event: RulesApplied) -> Command:
-        known = self._known(event.key)
-        known.mode = event.policy.mode.value
-        known.watch.apply(known.sandbox.id, event.policy.detect)
-        known.generations[event.generation] = event
-        while len(known.generations) > _KEPT_GENERATIONS:
-            del known.generations[next(iter(known.generations))]
-        detail = {
-            "policy": event.policy.name,
-            "mode": event.policy.mode.value,
-            "files": list(event.policy.files),
-            "digest": event.policy.digest,
+    def _apply(self, event: RulesApplied) -> Iterator[Command]:
+        policy = event.policy
+        self._known(event.key).apply(event)
+        if event.is_former:
+            return  # It was told of then.
+        detail: dict[str, object] = {
+            "policy": policy.name,
+            "mode": policy.mode.value,
+            "files": list(policy.files),
+            "digest": policy.digest,
             "generation": event.generation,
             "rules": len(event.tables.rules),
         }
-        return self._state(event.key, event.mono_ns, "rules-applied", detail)
+        if policy.phase is not None:
+            detail["phase"] = policy.phase
+        if policy.commit is not None:
+            detail["commit"] = policy.commit
+        yield self._state(event.key, event.mono_ns, "rules-applied", detail)
 
     def _see(self, event: AttemptSeen) -> Iterator[Command]:
         attempt = event.attempt
-        is_cut = attempt.verdict is Verdict.DENY and attempt.code in _CUTTING
         sight = self._sight(attempt, event.process)
         detection = None
         if sight is not None and attempt.match is not None:
             detection = self._known(attempt.sandbox).detections.match(sight, attempt.match)
-        if is_cut:
+        if is_cut(attempt):
             # First, while the application waits.
             yield from self._kill(attempt)
         if detection is not None:
-            yield Report(detection)
+            yield from self._tell(attempt.sandbox, detection)
         else:
-            yield from self._flow(self._attempt(event), attempt)
+            record = record_of_attempt(self._known(attempt.sandbox), event)
+            yield from self._flow(record, attempt)
 
     def _sight(self, attempt: Attempt, process: Process | None) -> Sight | None:
         known = self._known(attempt.sandbox)
@@ -171,12 +177,13 @@ class Engine:
             return None
         return Sight(
             attempt=attempt,
-            sandbox=known.sandbox,
+            sandbox=known.named(attempt.mono_ns, attempt.generation),
             time_ns=attempt.mono_ns + known.clock_offset_ns,
             process=describe_task(attempt.task, process),
             policy=applied.policy,
+            mode=known.mode_at(attempt.mono_ns, applied.policy),
             rule=known.rule(attempt),
-            reason=_reason(known, attempt),
+            reason=reason_of(known, attempt),
         )
 
     def _decode(self, event: ExcerptsSeen) -> Iterator[Command]:
@@ -193,7 +200,62 @@ class Engine:
             for detection in self._known(sight.attempt.sandbox).detections.decoded(sight, excerpt):
                 if detection.verdict is Verdict.DENY:
                     yield from self._kill(sight.attempt)
-                yield Report(detection)
+                yield from self._tell(sight.attempt.sandbox, detection)
+
+    def _tell(self, key: SandboxKey, detection: DetectionRecord) -> Iterator[Command]:
+        """Report *detection*, and have the sandbox stopped if that is to follow."""
+        yield Report(detection)
+        response = _STOPPING.get(detection.response)
+        if response is None or detection.verdict is not Verdict.DENY:
+            return
+        known = self._known(key)
+        # What is being killed need not be frozen.
+        if response in known.stopped or Response.KILL in known.stopped:
+            return
+        known.stopped |= {response}
+        yield StopSandbox(sandbox=key, response=response, detection=detection)
+
+    def _stopped(self, event: SandboxStopped) -> Command:
+        known = self._known(event.key)
+        # Whoever thaws a sandbox has seen it. One that is killed may be there again after that.
+        if event.problem is not None or event.response is Response.KILL:
+            known.stopped -= {event.response}
+        detail = {"response": event.response.value, "problem": event.problem, **event.detail}
+        return self._state(event.key, event.mono_ns, "response", detail)
+
+    def _label(self, event: SandboxLabelled) -> Command:
+        known = self._known(event.key)
+        before = dict(known.sandbox.labels)
+        known.label(event.labels, event.mono_ns)
+        detail = {"labels": dict(event.labels), "before": before, "by": event.by}
+        return self._state(event.key, event.mono_ns, "labelled", detail)
+
+    def _override(self, event: ModeOverridden) -> Command:
+        known = self._known(event.key)
+        known.override(event)
+        until = event.until_mono_ns
+        detail = {
+            "mode": event.mode.value,
+            "until": None if until is None else _moment(until + known.clock_offset_ns),
+            "reason": event.reason,
+            "by": event.by,
+        }
+        return self._state(event.key, event.mono_ns, "mode", detail)
+
+    def _host(self, event: HostChanged) -> Command:
+        self._clock_offset_ns = event.clock_offset_ns
+        for known in self._sandboxes.values():
+            if abs(known.clock_offset_ns - event.clock_offset_ns) > _CLOCK_SLACK_NS:
+                known.clock_offset_ns = event.clock_offset_ns
+        return Report(
+            StateRecord(
+                sandbox=HOST,
+                time_ns=event.mono_ns + event.clock_offset_ns,
+                mono_ns=event.mono_ns,
+                state=event.state,
+                detail=dict(event.detail),
+            )
+        )
 
     def _kill(self, attempt: Attempt) -> Iterator[Command]:
         if attempt.protocol not in _KILLABLE:
@@ -229,62 +291,11 @@ class Engine:
                 yield Report(detection)
         yield from map(Report, known.detections.names(record, applied.policy, rule))
 
-    def _attempt(self, event: AttemptSeen) -> FlowRecord:
-        attempt = event.attempt
-        known = self._known(attempt.sandbox)
-        # A refused packet leaves nothing behind; what passes is counted at the flow's end.
-        size = 0 if attempt.verdict is Verdict.DENY else None
-        return FlowRecord(
-            sandbox=known.sandbox,
-            time_ns=attempt.mono_ns + known.clock_offset_ns,
-            mono_ns=attempt.mono_ns,
-            process=describe_task(attempt.task, event.process),
-            direction=attempt.direction,
-            protocol=attempt.protocol,
-            local=attempt.local,
-            remote=attempt.remote,
-            claimed=attempt.claimed,
-            verdict=attempt.verdict,
-            reason=_reason(known, attempt),
-            hook=attempt.hook,
-            errno=attempt.errno,
-            socket_type=attempt.socket_type,
-            bytes_out=size,
-            bytes_in=size,
-            duration_ns=None,
-            count=1,
-            name=attempt.name,
-            question=attempt.question,
-        )
-
-    def _totals(self, event: TotalsRead) -> FlowRecord:
-        totals: FlowTotals = event.totals
-        known = self._known(totals.sandbox)
-        return FlowRecord(
-            sandbox=known.sandbox,
-            time_ns=totals.last_mono_ns + known.clock_offset_ns,
-            mono_ns=totals.last_mono_ns,
-            process=describe_task(totals.task, event.process),
-            direction=totals.direction,
-            protocol=totals.remote.protocol,
-            local=_local_end(totals),
-            remote=totals.remote,
-            claimed=None,
-            verdict=totals.verdict,
-            reason=_reason(known, totals),
-            hook=Hook.SOCK_RELEASE,
-            errno=None,
-            socket_type=0,
-            bytes_out=totals.bytes_out,
-            bytes_in=totals.bytes_in,
-            duration_ns=totals.duration_ns,
-            count=totals.sockets,
-            name=totals.name,
-        )
-
     def _count(self, event: CountersRead) -> Iterator[Command]:
         known = self._known(event.key)
         before, known.counters = known.counters, event
+        if event.is_baseline:
+            return
         for where, now, then in (
             ("denials", event.lost_denials, before.lost_denials if before else 0),
             ("flows", event.lost_flows, before.lost_flows if before else 0),
@@ -309,14 +320,20 @@ class Engine:
         time_ns = mono_ns + known.clock_offset_ns
         return Report(
             GapRecord(
-                sandbox=known.sandbox, time_ns=time_ns, mono_ns=mono_ns, where=where, lost=lost
+                sandbox=known.named(mono_ns),
+                time_ns=time_ns,
+                mono_ns=mono_ns,
+                where=where,
+                lost=lost,
             )
         )
 
     def _finish(self, event: SandboxFinished) -> Iterator[Command]:
         known = self._known(event.key)
-        yield from map(Report, known.watch.end(known.sandbox.id))
-        detail: dict[str, object] = {"mode": known.mode, "lost": known.lost}
+        if known.has_behaved:
+            yield from map(Report, known.watch.end(known.sandbox.id))
+        mode = known.mode_at(event.mono_ns).value
+        detail: dict[str, object] = {"mode": mode, "lost": known.lost}
         if known.counters is not None:
             detail["denied"] = known.counters.denied
             detail["would_denied"] = known.counters.would_denied
@@ -324,8 +341,7 @@ class Engine:
             detail["lost_names"] = known.counters.lost_names
             detail["lost_excerpts"] = known.counters.lost_excerpts
             detail["matches"] = known.counters.matches
-        # What behaviour and decoders had to forget to stay within their bounds.
-        detail["forgotten"] = known.watch.dropped + known.detections.excerpts.dropped
+        detail["forgotten"] = known.forgotten
         yield self._state(event.key, event.mono_ns, "finished", {**detail, **event.detail})
         self._sandboxes.pop(event.key, None)
 
@@ -336,7 +352,7 @@ class Engine:
         time_ns = mono_ns + known.clock_offset_ns
         return Report(
             StateRecord(
-                sandbox=known.sandbox,
+                sandbox=known.named(mono_ns),
                 time_ns=time_ns,
                 mono_ns=mono_ns,
                 state=state,
@@ -344,28 +360,18 @@ class Engine:
             )
         )
 
-    def _known(self, key: SandboxKey) -> _Sandbox:
+    def _known(self, key: SandboxKey) -> KnownSandbox:
         # The kernel may speak of a sandbox nobody started (key 0: no policy was bound yet). That
         # is reported under its bare key, never dropped, and nothing is kept of it.
         found = self._sandboxes.get(key)
         if found is None:
-            found = _Sandbox(Sandbox(id=f"key:{key}", cgroup=""), self._clock_offset_ns, "enforce")
+            nobody = Sandbox(id=f"key:{key}", cgroup="")
+            found = KnownSandbox(nobody, self._clock_offset_ns, Mode.ENFORCE)
         return found
 
 
-def _reason(known: _Sandbox, seen: Attempt | FlowTotals) -> Reason:
-    found = known.rule(seen)
-    if found is None:
-        return Reason(code=seen.code)
-    address = canonical(seen.remote.address) if seen.remote else None
-    asked = seen.question if isinstance(seen, Attempt) else None
-    where = resolve_line(found, address, asked.name if asked else seen.name)
-    return Reason(code=seen.code, rule=found.id, file=where.path, line=where.line)
-
-
-def _local_end(totals: FlowTotals) -> Endpoint | None:
-    # Which of the host's addresses was visited is not kept; the port is what the rule judged.
-    if totals.direction is Direction.OUT:
-        return None
-    unspecified = IPv4Address(0) if totals.remote.address.version == 4 else IPv6Address(0)
-    return Endpoint(unspecified, totals.local_port, totals.remote.protocol)
+def _moment(time_ns: int) -> str:
+    """Return a UTC time to the second, RFC 3339."""
+    # Saturates: a mode that somebody switched for a thousand years ends late enough.
+    seconds = min(time_ns // 1_000_000_000, _LAST_SECOND)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

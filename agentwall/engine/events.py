@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agentwall.detect.signature import SignatureSet
+from agentwall.flow.origin import Origin
 from agentwall.flow.record import Attempt, Excerpt, FlowTotals, Process, Sandbox, SandboxKey
 from agentwall.flow.verdict import Mode
 from agentwall.net.endpoint import Endpoint
-from agentwall.policy.model import Policy
+from agentwall.policy.model import Policy, Response
 from agentwall.policy.tables import RuleTables
 
 
@@ -48,6 +49,8 @@ class RulesApplied:
     generation: int
     policy: Policy
     tables: RuleTables
+    is_former: bool = False
+    """They held under a daemon before this one: what the kernel told meanwhile speaks of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,8 @@ class CountersRead:
     lost_names: int
     lost_excerpts: int
     matches: int
+    is_baseline: bool = False
+    """What an earlier daemon has told of already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,76 @@ class WallDamaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLabelled:
+    """A sandbox's labels are others from now on; what the kernel saw before keeps the old ones."""
+
+    key: SandboxKey
+    mono_ns: int
+    labels: Mapping[str, str]
+    """All of them."""
+    by: str
+    """Who said so: ``pid 7 (uid 1000)``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeOverridden:
+    """Somebody switched the mode of a sandbox, or that has come to its end."""
+
+    key: SandboxKey
+    mono_ns: int
+    mode: Mode
+    """In force from now on."""
+    until_mono_ns: int | None
+    """When it ends by itself; None where this is the end."""
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxStopped:
+    """A :class:`~agentwall.engine.commands.StopSandbox` was carried out, or could not be."""
+
+    key: SandboxKey
+    mono_ns: int
+    response: Response
+    problem: str | None
+    """None: done."""
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """For a freeze, what was found inside; JSON values only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxRenamed:
+    """More is known of where a sandbox comes from: its runtime has answered."""
+
+    key: SandboxKey
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxInspected:
+    """What a sandbox that had run before its wall stood held then, and what that leaves open."""
+
+    key: SandboxKey
+    mono_ns: int
+    coverage: str
+    """As in :class:`SandboxStarted`."""
+    open_roads: tuple[str, ...]
+    detail: Mapping[str, object]
+    """Its sockets, as ``daemon/live_sockets`` describes them; JSON values only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChanged:
+    """Something about the daemon itself: started, reloaded, a scope unguarded, stopping."""
+
+    mono_ns: int
+    clock_offset_ns: int
+    state: str
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxFinished:
     """The sandbox is empty and everything the kernel held of it was read."""
 
@@ -158,5 +233,11 @@ Event = (
     | CountersRead
     | Lost
     | WallDamaged
+    | SandboxLabelled
+    | ModeOverridden
+    | SandboxStopped
+    | SandboxRenamed
+    | SandboxInspected
+    | HostChanged
     | SandboxFinished
 )

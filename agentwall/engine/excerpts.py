@@ -24,8 +24,6 @@ MAX_FLOWS = 1024
 MAX_SIDE_BYTES = 8192
 """Kept of each side of a flow: twice what the kernel hands over."""
 
-_WEIGHTS = {Response.OFF: 0, Response.ALERT: 1, Response.BLOCK: 2}
-
 
 @dataclass(slots=True)
 class _Side:
@@ -125,7 +123,7 @@ class Excerpts:
         """Say whether a finding is news: the first of its dialect in a flow, or graver than it."""
         told = self._flows[cookie].told
         before = told.get((cls, dialect), Response.OFF)
-        if _WEIGHTS[response] <= _WEIGHTS[before]:
+        if response.gravity <= before.gravity:
             return False
         told[cls, dialect] = response
         return True

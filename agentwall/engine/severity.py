@@ -16,7 +16,7 @@ DAMAGED = "damaged"
 
 _PLAYS_THE_SERVER = frozenset({ReasonCode.FORGED, ReasonCode.NETNS})
 _ASKS_THE_SERVER = frozenset({ReasonCode.QUESTION, ReasonCode.NOT_A_QUESTION})
-_HIDE_DENIALS = frozenset({"denials", "decode", "event-file", "excerpts"})
+_HIDE_DENIALS = frozenset({"denials", "decode", "event-file", "event-queue", "excerpts"})
 """The places of a gap where a denial of any severity may have been lost, or was not made because
 decoders missed what they should have seen."""
 

@@ -31,7 +31,8 @@ from agentwall.engine.events import AttemptSeen, ExcerptsSeen, FlowLeftHanging, 
 from agentwall.flow.finding import Confidence, DetectionClass, Stage
 from agentwall.flow.record import DetectionRecord, FlowRecord, Question, SandboxKey, StateRecord
 from agentwall.flow.severity import Severity
-from agentwall.flow.verdict import Mode, ReasonCode, Verdict
+from agentwall.flow.verdict import Direction, Hook, Mode, ReasonCode, Verdict
+from agentwall.net.endpoint import L4Protocol
 from agentwall.policy.model import DETECT_DEFAULTS, Detect, Response
 
 
@@ -148,11 +149,29 @@ def test_nothing_to_end(engine, changes):
     assert [type(each) for each in commands] == [Report]
 
 
-def test_other_denials_end_nothing(engine):
-    """A refusal by the rules has told the application already."""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hook": Hook.CONNECT4},
+        {"direction": Direction.IN},
+        {"protocol": L4Protocol.UDP},
+        {"code": ReasonCode.QUESTION},
+        {"verdict": Verdict.WOULD_DENY},
+    ],
+)
+def test_other_denials_end_nothing(engine, changes):
+    """connect() has told the application already; a listener and a resolver go on."""
+    refused = {"verdict": Verdict.DENY, "code": ReasonCode.NO_RULE, "rule": None}
+    commands = see(engine, replace(ATTEMPT, **{**refused, **changes}))
+
+    assert [type(each) for each in commands] == [Report]
+
+
+def test_a_flow_that_is_refused_by_now_is_ended(engine):
+    """Another policy holds: its packets are dropped, and its application is not to wait."""
     attempt = replace(ATTEMPT, verdict=Verdict.DENY, code=ReasonCode.NO_RULE, rule=None)
 
-    assert [type(each) for each in see(engine, attempt)] == [Report]
+    assert [type(each) for each in see(engine, attempt)] == [KillFlow, Report]
 
 
 def test_a_decoder_that_blocks(engine):
@@ -258,6 +277,7 @@ def test_behaviour(engine):
             ATTEMPT,
             mono_ns=1000 + host * 10**8,
             remote=endpoint(f"10.9.8.{host}", 22),
+            hook=Hook.CONNECT4,
             verdict=Verdict.DENY,
             code=ReasonCode.NO_RULE,
             rule=None,
@@ -276,7 +296,8 @@ def test_behaviour_that_is_off():
     found = []
     for host in range(1, 60):
         remote = endpoint(f"10.9.8.{host}", 22)
-        found += see(engine, replace(ATTEMPT, remote=remote, verdict=Verdict.DENY, rule=None))
+        denied = {"hook": Hook.CONNECT4, "verdict": Verdict.DENY, "rule": None}
+        found += see(engine, replace(ATTEMPT, remote=remote, **denied))
     found += engine.handle(SandboxFinished(key=KEY, mono_ns=10**10))
 
     assert not any(isinstance(each.record, DetectionRecord) for each in found)
