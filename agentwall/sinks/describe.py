@@ -72,11 +72,12 @@ NOT_RECORDS = frozenset({NOT_LEARNED, NOT_DECODED})
 """The places of gaps in which no record is missing."""
 
 _LOSSES = {
-    "denials": "reports of denials: the kernel's ring was full",
+    "denials": "reports of denials: more at a time than there is room for",
     "flows": "reports of permitted flows: the kernel's ring was full",
     "flow-table": "flows whose bytes were not counted: the kernel's table was full",
     "decode": "events the kernel sent in a form nobody could read",
     "event-file": "events that could not be written to the event file",
+    "event-queue": "events that found no room on their way to the event file: a slow disk",
     NOT_LEARNED: "addresses not learned: no room for them, or too many for one name",
     NOT_DECODED: "packets that no decoder saw: the kernel's ring was full",
 }

@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agentwall.flow.origin import Origin
 from agentwall.flow.record import (
+    HOST,
     DetectionRecord,
     FlowRecord,
     GapRecord,
@@ -30,6 +32,9 @@ from agentwall.sinks.rrtypes import type_name
 SCHEMA = "agentwall.event/1"
 FIRST_PREV = "0" * 64
 """``prev`` of a log's first line."""
+
+ORIGIN_TEXTS = ("container", "name", "image", "pod", "namespace", "job", "step", "unit")
+"""The keys of an origin beside ``runtime``; each may be absent."""
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -94,8 +99,32 @@ def _kind(record: Record) -> str:
 
 
 def encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
-    """Return *sandbox* as JSON values."""
-    return {"id": sandbox.id, "cgroup": sandbox.cgroup, "labels": dict(sandbox.labels)}
+    """Return *sandbox* as JSON values; what nobody knows of it is left out."""
+    found: dict[str, object] = {
+        "id": sandbox.id,
+        "cgroup": sandbox.cgroup,
+        "labels": dict(sandbox.labels),
+    }
+    if sandbox.origin is not None:
+        found["origin"] = encode_origin(sandbox.origin)
+    policy = sandbox.policy
+    if policy is not None:
+        found["policy"] = {"name": policy.name, "phase": policy.phase, "commit": policy.commit}
+    return found
+
+
+def is_host(sandbox: Sandbox) -> bool:
+    """Say whether *sandbox* stands for the daemon itself in a record."""
+    return sandbox.id == HOST.id and sandbox.cgroup == HOST.cgroup
+
+
+def encode_origin(origin: Origin) -> dict[str, object]:
+    """Return *origin* as JSON values: what is known, without the labels that its maker gave it."""
+    # Those may be long, and are the same in each event: those that count are the sandbox's own.
+    return {
+        "runtime": origin.runtime.value,
+        **{key: text for key in ORIGIN_TEXTS if (text := getattr(origin, key)) is not None},
+    }
 
 
 def _encode_flow(record: FlowRecord) -> dict[str, object]:
@@ -121,7 +150,7 @@ def _encode_flow(record: FlowRecord) -> dict[str, object]:
 
 def _encode_detection(record: DetectionRecord) -> dict[str, object]:
     finding = record.finding
-    return {
+    found: dict[str, object] = {
         "class": finding.cls.value,
         "signature": finding.signature,
         "dialect": finding.dialect,
@@ -139,6 +168,9 @@ def _encode_detection(record: DetectionRecord) -> dict[str, object]:
         "remote": encode_remote(record.remote, record.name),
         "reason": encode_reason(record.reason),
     }
+    if record.count != 1:
+        found["count"] = record.count
+    return found
 
 
 def encode_reason(reason: Reason) -> dict[str, object]:

@@ -16,10 +16,12 @@ from typing import NoReturn, TypeVar, cast
 
 from agentwall.errors import AgentwallError
 from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
+from agentwall.flow.origin import Origin, Runtime
 from agentwall.flow.record import (
     DetectionRecord,
     FlowRecord,
     GapRecord,
+    PolicyInForce,
     Process,
     ProcessSource,
     Question,
@@ -31,7 +33,7 @@ from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint, IPAddress
 from agentwall.net.ports import protocol_name
-from agentwall.sinks.event_json import SCHEMA, LoggedEvent
+from agentwall.sinks.event_json import ORIGIN_TEXTS, SCHEMA, LoggedEvent
 from agentwall.sinks.rfc3339 import parse_time
 from agentwall.sinks.rrtypes import parse_type
 
@@ -156,6 +158,7 @@ def _detection(
         name=_name(document),
         reason=_reason(_object(document, "reason")),
         bytes_left=_optional_number(document, "bytes_left"),
+        count=1 if document.get("count") is None else _number(document, "count"),
     )
 
 
@@ -196,12 +199,54 @@ def _sandbox(document: _Document) -> Sandbox:
         _text(document, "id"),
         _text(document, "cgroup"),
         tuple((key, str(value)) for key, value in labels.items()),
+        _origin(document),
+        _policy(document),
     )
 
 
 @lru_cache(maxsize=256)
-def _known_sandbox(id_: str, cgroup: str, labels: tuple[tuple[str, str], ...]) -> Sandbox:
-    return Sandbox(id=id_, cgroup=cgroup, labels=dict(labels))
+def _known_sandbox(
+    id_: str,
+    cgroup: str,
+    labels: tuple[tuple[str, str], ...],
+    origin: tuple[str | None, ...] | None,
+    policy: PolicyInForce | None,
+) -> Sandbox:
+    found = None
+    if origin is not None:
+        runtime, container, name, image, pod, namespace, job, step, unit = origin
+        found = Origin(
+            runtime=Runtime(runtime),
+            container=container,
+            name=name,
+            image=image,
+            pod=pod,
+            namespace=namespace,
+            job=job,
+            step=step,
+            unit=unit,
+        )
+    return Sandbox(id=id_, cgroup=cgroup, labels=dict(labels), origin=found, policy=policy)
+
+
+def _origin(document: _Document) -> tuple[str | None, ...] | None:
+    """Return the runtime and then what else is known, as something that can be compared."""
+    if document.get("origin") is None:
+        return None
+    origin = _object(document, "origin")
+    runtime = _choice(origin, "runtime", Runtime).value
+    return (runtime, *(_optional_text(origin, key) for key in ORIGIN_TEXTS))
+
+
+def _policy(document: _Document) -> PolicyInForce | None:
+    if document.get("policy") is None:
+        return None
+    policy = _object(document, "policy")
+    return PolicyInForce(
+        name=_text(policy, "name"),
+        phase=_optional_text(policy, "phase"),
+        commit=_optional_text(policy, "commit"),
+    )
 
 
 def _process(document: _Document) -> Process | None:

@@ -16,11 +16,13 @@ from typing import BinaryIO
 
 from agentwall.flow.record import StateRecord
 from agentwall.flow.severity import Severity
-from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent
+from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent, is_host
 from agentwall.sinks.event_parse import EventFormatError, UnknownSchemaError, parse_line
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is passed over."""
+CONTINUED = "log-continued"
+"""The ``state`` of the record that begins a further file of a rotated log."""
 
 
 class Damage(enum.Enum):
@@ -30,6 +32,8 @@ class Damage(enum.Enum):
     """A line does not follow the one before: something was altered, removed or put in."""
     BEGIN_MISSING = "begin-missing"
     """The first line does not begin a log."""
+    CONTINUED = "continued"
+    """It is a file of a rotated log, and the one before was not read."""
     BAD_LINE = "bad-line"
     TOO_LONG = "too-long"
     UNKNOWN_SCHEMA = "unknown-schema"
@@ -45,6 +49,7 @@ class Damage(enum.Enum):
 SEVERITIES = {
     Damage.CHAIN_BROKEN: Severity.CRITICAL,
     Damage.BEGIN_MISSING: Severity.CRITICAL,
+    Damage.CONTINUED: Severity.INFO,
     Damage.BAD_LINE: Severity.MEDIUM,
     Damage.TOO_LONG: Severity.MEDIUM,
     Damage.UNKNOWN_SCHEMA: Severity.INFO,
@@ -75,6 +80,16 @@ class LogError:
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}: byte {self.offset}: {self.problem}"
+
+
+@dataclass(slots=True)
+class Chain:
+    """Joins the files of one rotated log, which are read one after the other, the oldest first."""
+
+    digest: str | None = None
+    """Of the last line of the file before; None before the first."""
+    source: str = ""
+    """That file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +125,33 @@ def _lines(stream: BinaryIO) -> Iterator[_Line]:
         offset += size
 
 
-def read_log(stream: BinaryIO, source: str) -> Iterator[LoggedEvent | LogError]:
+def read_log(
+    stream: BinaryIO, source: str, chain: Chain | None = None
+) -> Iterator[LoggedEvent | LogError]:
     """Yield the events of *stream*, and its errors, in the order they stand in it.
 
     An error of a line comes before the event of that line. Several logs one after the other are
     read as such, if each begins with its ``started`` record.
+
+    Args:
+        stream: A file, from its beginning.
+        source: Its name, for errors.
+        chain: What the file before ended with, where *stream* is one of a rotated log; is brought
+            up to the end of this one.
     """
-    return _Reader(source).read(stream)
+    return _Reader(source, chain or Chain()).read(stream)
 
 
 class _Reader:
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, chain: Chain) -> None:
         self._source = source
+        self._chain = chain
         self._expected: str | None = None
         self._last_id: str | None = None
         self._open = 0
         self._has_events = False
         self._has_finished = False
+        self._is_daemons = False
 
     def read(self, stream: BinaryIO) -> Iterator[LoggedEvent | LogError]:
         line = None
@@ -141,6 +166,9 @@ class _Reader:
             problem = os.strerror(err.errno or 0)
             yield self._error(number, end, Damage.UNREADABLE, problem)
             return
+        finally:
+            if self._expected is not None:
+                self._chain.digest, self._chain.source = self._expected, self._source
         yield from self._judge_end(line)
 
     def _judge(self, line: _Line) -> Iterator[LoggedEvent | LogError]:
@@ -166,11 +194,12 @@ class _Reader:
     def _follow(self, line: _Line, event: LoggedEvent) -> Iterator[LogError]:
         """Compare the hash that *event* carries with the line before it."""
         state = event.record.state if isinstance(event.record, StateRecord) else None
-        begins = event.prev == FIRST_PREV and state == "started"
+        is_hosts = state is not None and is_host(event.record.sandbox)
+        self._is_daemons = self._is_daemons or is_hosts
+        begins = event.prev == FIRST_PREV and (state == "started" or is_hosts)
         if self._expected is None:
-            if event.prev != FIRST_PREV:
-                problem = "the log does not begin here: what came before is missing"
-                yield self._error_at(line, Damage.BEGIN_MISSING, problem)
+            if event.prev not in (FIRST_PREV, self._chain.digest):
+                yield self._explain_beginning(line, continues=is_hosts and state == CONTINUED)
         elif event.prev != self._expected:
             if not begins:
                 yield self._error_at(line, Damage.CHAIN_BROKEN, self._explain_break(event))
@@ -187,6 +216,18 @@ class _Reader:
             self._open = max(self._open - 1, 0)
             self._has_finished = True
 
+    def _explain_beginning(self, line: _Line, *, continues: bool) -> LogError:
+        if self._chain.digest is not None:
+            # Only files of one log are read with a chain that has begun.
+            before = self._chain.source
+            problem = f"chain broken: {before} ends otherwise, or a file between them is missing"
+            return self._error_at(line, Damage.CHAIN_BROKEN, problem)
+        if continues:
+            problem = "continues a rotated file that was not read: give both, or the directory"
+            return self._error_at(line, Damage.CONTINUED, problem)
+        problem = "the log does not begin here: what came before is missing"
+        return self._error_at(line, Damage.BEGIN_MISSING, problem)
+
     def _explain_break(self, event: LoggedEvent) -> str:
         missing = _missing_between(self._last_id, event.id)
         if missing:
@@ -197,6 +238,9 @@ class _Reader:
         return "chain broken: the line before was altered, or lines were removed or put in"
 
     def _is_unfinished(self) -> bool:
+        # A daemon's log has no end: the next daemon goes on with it.
+        if self._is_daemons:
+            return False
         return self._has_events and (self._open > 0 or not self._has_finished)
 
     def _judge_end(self, last: _Line | None) -> Iterator[LogError]:

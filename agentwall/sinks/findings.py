@@ -96,6 +96,7 @@ class FindingTable:
             sandbox=record.sandbox.id,
             process=record.process,
             bytes_left=record.bytes_left,
+            count=record.count,
             at_ns=record.time_ns,
             last_ns=record.time_ns,
         )

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -24,6 +24,10 @@ BATCH = 512
 """Records held back at most, whether or not :meth:`EventLog.flush` is called."""
 GAP_WHERE = "event-file"
 """``where`` of a gap record that stands for records this writer could not write."""
+
+
+Tell = Callable[[Record, str | None], None]
+"""What else takes records, each with the id of its event."""
 
 
 class Sink(Protocol):
@@ -86,10 +90,18 @@ class EventLog:
     missing. Not safe for several threads.
     """
 
-    def __init__(self, descriptor: int, run: str) -> None:
-        """Write to *descriptor*, which :meth:`close` closes; *run* begins every event's id."""
+    def __init__(self, descriptor: int, run: str, tell: Tell | None = None) -> None:
+        """Write to *descriptor*, which :meth:`close` closes.
+
+        Args:
+            descriptor: Of a file, a pipe or a device.
+            run: Begins every event's id.
+            tell: Is told of each record with the id that it has got, or with None if it could not
+                be written.
+        """
         self._descriptor = descriptor
         self._run = run
+        self._tell = tell
         self._pending: list[Record] = []
         self._last: Record | None = None
         self._prev = FIRST_PREV
@@ -111,16 +123,27 @@ class EventLog:
 
     def flush(self) -> None:
         """Write what is held back, and try again to say what was lost."""
+        records = self._take()
+        if not records:
+            return
+        done = self._put(self._format(records))
+        self._settle(records[:done])
+        self._lose(records[done:])
+
+    def _take(self) -> list[Record]:
+        """Return what is held back, after a gap for what was lost before."""
         records, self._pending = self._pending, []
         if self._lost and self._last is not None:
             records.insert(0, _gap(records[0] if records else self._last, self._lost))
-        if not records:
-            return
-        lines = self._format(records)
-        done = self._put(lines)
-        if done and self._lost:
+        return records
+
+    def _settle(self, written: Sequence[Record]) -> None:
+        """Take note of what was written: a gap among it has told of what was lost before."""
+        if any(map(_is_own_gap, written)):
             self._lost = 0
-        self._lose(records[done:])
+        if self._tell is not None:
+            for number, record in enumerate(written, self._number - len(written) + 1):
+                self._tell(record, f"{self._run}-{number}")
 
     def close(self) -> None:
         """Write what is held back, have the kernel put it on the disk, and close the file."""
@@ -190,6 +213,9 @@ class EventLog:
         self.failed += len(fresh)
         # Numbers are not used again, so that a reader sees from the ids alone how many are missing.
         self._number += len(fresh)
+        if self._tell is not None:
+            for record in fresh:
+                self._tell(record, None)
 
 
 def _gap(before: Record, lost: int) -> GapRecord:

@@ -26,7 +26,7 @@ from agentwall.flow.verdict import Hook, Verdict
 from agentwall.net.endpoint import IPAddress
 from agentwall.sinks.describe import NOT_RECORDS
 from agentwall.sinks.escape import shorten
-from agentwall.sinks.event_json import LoggedEvent
+from agentwall.sinks.event_json import LoggedEvent, is_host
 from agentwall.sinks.eventlog import LogError
 from agentwall.sinks.findings import FindingTable
 from agentwall.sinks.flow_keys import flow_key, is_totals, judged_port
@@ -269,6 +269,8 @@ class ReportBuilder:
         if severity_of(record) is Severity.CRITICAL:
             self.findings.add_wall(self._source, record)
         id_ = record.sandbox.id
+        if is_host(record.sandbox):
+            return
         if id_ in self._sandboxes or len(self._sandboxes) < MAX_ITEMS:
             before = self._sandboxes.get(id_)
             self._sandboxes[id_] = update_sandbox(before, record)

@@ -20,7 +20,8 @@ _MAX_LIST = 32
 
 def update_sandbox(row: SandboxRow | None, record: StateRecord) -> SandboxRow:
     """Return *row*, or a new one, with what *record* says."""
-    row = row or SandboxRow(sandbox=record.sandbox)
+    # As it was called last: labels come and go.
+    row = replace(row or SandboxRow(sandbox=record.sandbox), sandbox=record.sandbox)
     detail = record.detail
     match record.state:
         case "started":
@@ -42,6 +43,8 @@ def update_sandbox(row: SandboxRow | None, record: StateRecord) -> SandboxRow:
                 would_denied=_number(detail, "would_denied"),
                 probes=_number(detail, "probes"),
             )
+            return _with_coverage(row, detail)
+        case "inspected":
             return _with_coverage(row, detail)
         case _:
             return row

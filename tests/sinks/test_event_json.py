@@ -8,11 +8,19 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from rig.records import CURL, STARTED, asked, detection, endpoint, flow, scanned
+from rig.records import CURL, SANDBOX, STARTED, asked, detection, endpoint, flow, scanned
 from rig.strategies_of_records import RECORDS
 
-from agentwall.flow.record import Record
-from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent, format_line
+from agentwall.flow.origin import Origin, Runtime
+from agentwall.flow.record import HOST, PolicyInForce, Record
+from agentwall.sinks.event_json import (
+    FIRST_PREV,
+    LoggedEvent,
+    encode,
+    encode_sandbox,
+    format_line,
+    is_host,
+)
 from agentwall.sinks.event_parse import parse_line
 
 
@@ -110,3 +118,34 @@ def test_no_lone_surrogate_is_written(text, written):
     found = parse_line(format_line(logged(record))).record
 
     assert (found.process.comm, found.process.argv) == (written, (written,))
+
+
+def test_a_sandbox_of_the_daemon():
+    """Origin and policy stand beside the labels as far as known; a run has neither."""
+    origin = Origin(runtime=Runtime.DOCKER, container="3f2a", labels={"secret": "x" * 10_000})
+    policy = PolicyInForce(name="rl", commit="c0ffee")
+    managed = replace(SANDBOX, origin=origin, policy=policy)
+
+    assert encode_sandbox(managed) == {
+        **encode_sandbox(SANDBOX),
+        "origin": {"runtime": "docker", "container": "3f2a"},
+        "policy": {"name": "rl", "phase": None, "commit": "c0ffee"},
+    }
+    assert list(encode_sandbox(SANDBOX)) == ["id", "cgroup", "labels"]
+
+
+def test_a_detection_that_stands_for_several():
+    """The count is written where it is more than one: the log of a run stays as it is."""
+    one, many = (
+        encode(LoggedEvent(id="r-1", record=detection(count=count), prev=FIRST_PREV))
+        for count in (1, 7)
+    )
+
+    assert "count" not in one
+    assert many["count"] == 7
+
+
+def test_the_host():
+    """The daemon is told from a sandbox that somebody called host."""
+    assert is_host(HOST)
+    assert not is_host(replace(SANDBOX, id="host"))

@@ -35,6 +35,13 @@ def document(record: Record | None = None) -> dict[str, Any]:
         ("sandbox", None, "sandbox: expected an object, got nothing"),
         ("sandbox.labels", [], "labels: expected an object, got a list"),
         ("sandbox.labels.step", 7, "labels.step: expected text, got 7"),
+        (
+            "sandbox.origin",
+            {"runtime": "vm"},
+            "runtime: expected one of agentwall, docker",
+        ),
+        ("sandbox.origin", {"runtime": "docker", "name": 7}, "name: expected text, got 7"),
+        ("sandbox.policy", {"phase": "agent"}, "name: expected text, got nothing"),
         ("protocol", "quic", "protocol: expected tcp, udp, icmp, icmp6 or ip/N, got 'quic'"),
         ("remote.address", "300.1.1.1", "address: expected an IP address, got '300.1.1.1'"),
         ("remote.address", "fe80::1%eth0", "address: expected an IP address"),

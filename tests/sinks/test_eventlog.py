@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rig.daemon_log import write_daemon_log
 from rig.records import FINISHED, STARTED, flow, rome_day, write_log
 
 from agentwall.flow.severity import Severity
 from agentwall.sinks.event_json import LoggedEvent
-from agentwall.sinks.eventlog import MAX_LINE_BYTES, Damage, LogError, read_log
+from agentwall.sinks.eventlog import MAX_LINE_BYTES, Chain, Damage, LogError, read_log
 
 
 @cache
@@ -261,3 +262,56 @@ def test_start_and_end_of_several_sandboxes(tmp_path):
     (error,) = errors(path.read_bytes())
 
     assert error.damage is Damage.UNFINISHED
+
+
+def chained(*files: bytes) -> list[LogError]:
+    """Read *files* as those of one rotated log."""
+    chain = Chain()
+    return [
+        item
+        for number, data in enumerate(files)
+        for item in read_log(io.BytesIO(data), f"e.{number}", chain)
+        if isinstance(item, LogError)
+    ]
+
+
+@cache
+def daemon_files() -> tuple[bytes, ...]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = write_daemon_log(Path(directory))
+        rotated = sorted(path.parent.glob("events.jsonl.*"), key=lambda each: each.suffix)
+        return tuple(each.read_bytes() for each in (*reversed(rotated), path))
+
+
+def test_files_of_one_log():
+    """Read with one chain, rotated files are one log, which has no end that could be missing."""
+    assert len(daemon_files()) > 2
+    assert chained(*daemon_files()) == []
+    assert errors(b"".join(daemon_files())) == []
+
+
+def test_a_file_read_alone():
+    """A further file says that it continues another: a note, and nothing else."""
+    (error,) = errors(daemon_files()[1])
+
+    assert (error.line, error.damage, error.severity) == (1, Damage.CONTINUED, Severity.INFO)
+
+
+def test_files_in_the_wrong_order():
+    """Files that do not follow each other break the chain where the second begins."""
+    first, second, third, *_ = daemon_files()
+    found = chained(first, third, second)
+
+    assert [(each.source, each.damage) for each in found] == [
+        ("e.1", Damage.CHAIN_BROKEN),
+        ("e.2", Damage.CHAIN_BROKEN),
+    ]
+    assert found[0].problem.startswith("chain broken: e.0 ends otherwise")
+
+
+def test_a_beginning_that_was_cut_off():
+    """A further file without its first line is no whole file: what came before is missing."""
+    lines = daemon_files()[1].splitlines(keepends=True)
+    first, *_ = errors(b"".join(lines[1:]))
+
+    assert (first.damage, first.line) == (Damage.BEGIN_MISSING, 1)

@@ -204,3 +204,28 @@ def test_a_place_that_is_not_there(tmp_path):
     """A directory that does not exist is a clear error."""
     with pytest.raises(HostError, match=r"event file .*: No such file or directory"):
         open_event_file(str(tmp_path / "no" / "e.jsonl"))
+
+
+def test_ids_are_told(tmp_path):
+    """Whoever asks is told of each record with its id, and of what was lost without one."""
+    told = []
+    path = tmp_path / "e.jsonl"
+    log = EventLog(open_event_file(str(path)), "r", lambda *one: told.append(one))
+    log.write(STARTED)
+    log.write(flow())
+    log.flush()
+    with file_size_limit(path.stat().st_size):
+        log.write(flow(errno=2))
+        log.flush()
+    log.write(FINISHED)
+    log.close()
+
+    gap = read(path)[2].record
+    assert told == [
+        (STARTED, "r-1"),
+        (flow(), "r-2"),
+        (flow(errno=2), None),
+        (gap, "r-4"),
+        (FINISHED, "r-5"),
+    ]
+    assert [item.id for item in read(path)] == ["r-1", "r-2", "r-4", "r-5"]

@@ -28,7 +28,7 @@ from rig.records import (
 )
 from rig.strategies_of_records import RECORDS
 
-from agentwall.flow.record import GapRecord, Sandbox
+from agentwall.flow.record import HOST, GapRecord, Sandbox
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Verdict
 from agentwall.sinks import report as report_module
@@ -306,3 +306,15 @@ def test_packets_for_decoders_are_no_lost_events():
 
     assert (found.totals.lost, found.gaps) == (0, (gap,))
     assert found.severity is Severity.MEDIUM
+
+
+def test_the_daemons_own_records():
+    """What the daemon says of itself makes no sandbox, and detections add up by their counts."""
+    builder = ReportBuilder()
+    builder.add_record(replace(STARTED, sandbox=HOST))
+    builder.add_record(detection())
+    builder.add_record(detection(count=41))
+    report = builder.report()
+
+    assert report.sandboxes == ()
+    assert [row.count for row in report.findings] == [42]

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from rig.records import APPLIED, FINISHED, STARTED, state
 
 from agentwall.sinks.sandboxes import update_sandbox
@@ -20,10 +23,11 @@ def test_records_add_up():
     assert (row.exit_code, row.denied, row.probes) == (1, 60, 3)
 
 
-def test_the_last_coverage_holds():
-    """What the end says of coverage replaces what the start said."""
+@pytest.mark.parametrize("later", ["inspected", "finished"])
+def test_the_last_coverage_holds(later):
+    """What is found later, or at the end, replaces what the start said."""
     row = update_sandbox(None, STARTED)
-    row = update_sandbox(row, state("finished", {"coverage": "full"}))
+    row = update_sandbox(row, state(later, {"coverage": "full"}))
 
     assert (row.coverage, row.open_roads) == ("full", ())
 
@@ -41,3 +45,11 @@ def test_long_details_are_cut():
 
     assert len(row.mode) == 512
     assert len(row.command) == 32
+
+
+def test_the_labels_of_the_end_count():
+    """A row shows the labels that a sandbox had last."""
+    row = update_sandbox(None, STARTED)
+    later = replace(FINISHED, sandbox=replace(FINISHED.sandbox, labels={"episode": "42"}))
+
+    assert update_sandbox(row, later).sandbox.labels == {"episode": "42"}

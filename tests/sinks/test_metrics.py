@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: what promtool says of them, and what the real Prometheus scrapes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from rig.records import SANDBOX, detection, flow, state
+
+from agentwall.errors import HostError
+from agentwall.flow.record import GapRecord, PolicyInForce
+from agentwall.sinks.figures import MAX_SANDBOXES, Figures, SandboxFigures, Snapshot
+from agentwall.sinks.metrics import MetricsServer
+
+SANDBOX_FIGURES = SandboxFigures(
+    id="docker-1",
+    policy="rl",
+    mode="enforce",
+    coverage="full",
+    denied=7,
+    would_denied=0,
+    detections=1,
+    lost=0,
+)
+SNAPSHOT = Snapshot(
+    version="1.0",
+    kernel="6.1.0",
+    started_s=1_790_000_000.0,
+    sandboxes=(
+        SANDBOX_FIGURES,
+        replace(SANDBOX_FIGURES, id='p"o\\d\nman', mode="audit", denied=0),
+    ),
+    overrides=1,
+    scopes={"/agentwall.slice": True},
+    unbound={"/machine.slice": 2},
+    hooks={"connect4": True},
+    log_written=100,
+    log_failed=3,
+    log_rotated=1,
+    journal_sent=5,
+    journal_lost=1,
+    checked_s=1_790_000_100.0,
+    problems=0,
+    reloaded_s=1_790_000_050.0,
+    reload_applied=False,
+)
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="prometheus is not installed"
+)
+
+
+def figures() -> Figures:
+    found = Figures()
+    managed = replace(SANDBOX, policy=PolicyInForce(name="rl"))
+    for record in (
+        flow(sandbox=managed, count=41),
+        detection(),
+        GapRecord(sandbox=SANDBOX, time_ns=1, mono_ns=1, where="denials", lost=9),
+        state("started", {"unwatched_ms": 3}),
+        state("reloaded"),
+        state("reload-failed"),
+        state("response", {"response": "kill", "problem": None}),
+    ):
+        found.count(record)
+    found.admitted(0.0031)
+    return found
+
+
+@contextmanager
+def serving(snapshot=lambda: SNAPSHOT, address="127.0.0.1"):
+    server = MetricsServer(address, 0, figures(), snapshot)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def scrape(server: MetricsServer, address: str = "127.0.0.1") -> str:
+    with urlopen(f"http://{address}:{server.port}/metrics", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def values(text: str) -> dict[str, float]:
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_what_is_served():
+    """Counts, state and histograms are there under their names."""
+    with serving() as server:
+        found = values(scrape(server))
+
+    expected = {
+        'agentwall_denials_total{policy="rl",reason="no-rule",verdict="deny"}': 41,
+        'agentwall_detections_total{class="mining",response="block",verdict="deny"}': 1,
+        'agentwall_lost_events_total{where="denials"}': 9,
+        'agentwall_responses_total{outcome="done",response="kill"}': 1,
+        'agentwall_reloads_total{outcome="failed"}': 1,
+        'agentwall_admission_seconds_bucket{le="0.005"}': 1,
+        'agentwall_admission_seconds_bucket{le="0.0025"}': 0,
+        "agentwall_unwatched_seconds_sum": 0.003,
+        'agentwall_build_info{kernel="6.1.0",version="1.0"}': 1,
+        'agentwall_sandboxes{coverage="full",mode="enforce",policy="rl"}': 1,
+        "agentwall_sandboxes_unlisted": 0,
+        'agentwall_sandbox_denied_total{sandbox="docker-1"}': 7,
+        "agentwall_mode_overrides": 1,
+        'agentwall_scope_in_force{cgroup="/agentwall.slice"}': 1,
+        'agentwall_scope_unbound{cgroup="/machine.slice"}': 2,
+        'agentwall_hook_in_force{hook="connect4"}': 1,
+        "agentwall_log_failed_total": 3,
+        "agentwall_journal_lost_total": 1,
+        "agentwall_reload_success": 0,
+        "agentwall_check_problems": 0,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    assert found["process_resident_memory_bytes"] > 0
+
+
+@needs_prometheus
+def test_promtool_finds_nothing():
+    """Names, types and help texts are as Prometheus wants them."""
+    with serving() as server:
+        text = scrape(server)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_prometheus
+def test_the_real_prometheus(tmp_path):
+    """Prometheus scrapes it and answers queries about it."""
+    with serving() as server:
+        config = tmp_path / "prometheus.yml"
+        config.write_text(
+            "scrape_configs:\n"
+            "  - job_name: agentwall\n"
+            "    scrape_interval: 200ms\n"
+            "    scrape_timeout: 200ms\n"
+            f"    static_configs: [{{targets: ['127.0.0.1:{server.port}']}}]\n",
+            encoding="ascii",
+        )
+        port = _free_port()
+        prometheus = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={tmp_path / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            denied = _query(port, "sum by (policy) (agentwall_denials_total)")
+            up = _query(port, 'up{job="agentwall"}')
+            sandboxes = _query(port, "agentwall_sandbox_denied_total")
+        finally:
+            prometheus.terminate()
+            prometheus.wait(20)
+
+    assert [(one["metric"], one["value"][1]) for one in denied] == [({"policy": "rl"}, "41")]
+    assert up[0]["value"][1] == "1"
+    assert {one["metric"]["sandbox"] for one in sandboxes} == {"docker-1", 'p"o\\d\nman'}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _query(port: int, query: str) -> list[dict]:
+    from urllib.parse import quote
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            url = f"http://127.0.0.1:{port}/api/v1/query?query={quote(query)}"
+            with urlopen(url, timeout=5) as answer:
+                result = json.load(answer)["data"]["result"]
+            if result:
+                return result
+        except (URLError, ConnectionError):
+            pass
+        time.sleep(0.1)
+    pytest.fail(f"prometheus knows nothing of {query}")
+
+
+def test_before_anything_is_published():
+    """A scrape that comes before the daemon has published anything has what was counted."""
+    with serving(lambda: None) as server:
+        found = values(scrape(server))
+
+    assert "agentwall_log_written_total" not in found
+    assert found['agentwall_lost_events_total{where="denials"}'] == 9
+
+
+def test_sandboxes_beyond_the_limit():
+    """So many sandboxes have figures of their own; the others are counted."""
+    many = tuple(replace(SANDBOX_FIGURES, id=f"s{n}") for n in range(MAX_SANDBOXES + 5))
+    with serving(lambda: replace(SNAPSHOT, sandboxes=many)) as server:
+        found = values(scrape(server))
+
+    assert sum(key.startswith("agentwall_sandbox_denied_total") for key in found) == MAX_SANDBOXES
+    assert found["agentwall_sandboxes_unlisted"] == 5
+    assert found['agentwall_sandboxes{coverage="full",mode="enforce",policy="rl"}'] == 2005
+
+
+def test_counting_goes_on_while_it_is_read():
+    """Scrapes see whole copies while the daemon adds series all the time."""
+    counted = figures()
+    stop = threading.Event()
+
+    def add() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            gap = GapRecord(sandbox=SANDBOX, time_ns=1, mono_ns=1, where=f"{number}", lost=1)
+            counted.count(gap)
+
+    server = MetricsServer("127.0.0.1", 0, counted, lambda: SNAPSHOT)
+    writer = threading.Thread(target=add)
+    writer.start()
+    try:
+        texts = [scrape(server) for _ in range(10)]
+    finally:
+        stop.set()
+        writer.join()
+        server.close()
+
+    assert all("agentwall_log_written_total" in text for text in texts)
+
+
+def test_a_slow_client_holds_nobody_up():
+    """Whoever connects and says nothing does not keep others from being served."""
+    with serving() as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+        text = scrape(server)
+        for each in idle:
+            each.close()
+
+    assert "agentwall_build_info" in text
+
+
+def test_ipv6():
+    """It listens at the address that was given, v6 too."""
+    with serving(address="::1") as server:
+        assert "agentwall_build_info" in scrape(server, "[::1]")
+
+
+def test_an_address_in_use():
+    """An address that is taken is an error that names it."""
+    with serving() as server, pytest.raises(HostError, match=r"metrics at 127\.0\.0\.1 port \d+: "):
+        MetricsServer("127.0.0.1", server.port, figures(), lambda: None)
