@@ -8,10 +8,13 @@
     + VerifierError            the verifier rejected a program; carries the log
   - HostError                  this machine, user or descriptor set cannot run a sandbox
   - EventDecodeError           the kernel sent bytes that do not match bpf/abi.h
+  - DaemonNotRunningError      nobody answers at the control socket
+  - ControlError               the daemon did not do what it was asked; carries a code
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 
@@ -86,3 +89,30 @@ class HostError(AgentwallError):
 
 class EventDecodeError(AgentwallError):
     """The kernel sent bytes that do not match ``bpf/abi.h``."""
+
+
+class DaemonNotRunningError(AgentwallError):
+    """Nobody answers at the control socket."""
+
+
+class ControlCode(enum.Enum):
+    """Why a request on the control socket came to nothing."""
+
+    NOT_FOUND = "not-found"
+    """There is no such sandbox."""
+    NOT_PERMITTED = "not-permitted"
+    """Whoever asked has no right to this."""
+    INVALID = "invalid"
+    """The request is malformed, or its arguments are."""
+    FAILED = "failed"
+    """It was tried."""
+    BUSY = "busy"
+    """There are too many requests already; the same may succeed later."""
+
+
+class ControlError(AgentwallError):
+    """The daemon did not do what it was asked on its control socket."""
+
+    def __init__(self, code: ControlCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code

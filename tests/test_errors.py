@@ -9,6 +9,8 @@ import pytest
 
 from agentwall.errors import (
     AgentwallError,
+    ControlCode,
+    ControlError,
     KernelError,
     PolicyError,
     SourceLocation,
@@ -53,3 +55,10 @@ def test_both_families_share_the_base():
     assert issubclass(VerifierError, OSError)
     assert issubclass(KernelError, AgentwallError)
     assert issubclass(PolicyError, ValueError)
+
+
+def test_control_error_has_a_code():
+    """What the daemon refuses reads as its reason, and carries the code of the protocol."""
+    error = ControlError(ControlCode.NOT_FOUND, "no such sandbox: x")
+
+    assert (str(error), error.code.value) == ("no such sandbox: x", "not-found")

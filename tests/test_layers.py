@@ -20,6 +20,7 @@ LAYERS = [
     {"policy"},
     {"flow"},
     {"net"},
+    {"client"},
     {"errors"},
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

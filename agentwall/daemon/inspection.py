@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentwall.detect.automaton import Automaton
 from agentwall.detect.judging import Masks, masks_of
+from agentwall.detect.packed import PackedTable
 from agentwall.detect.signature import SignatureSet
-from agentwall.host.signature_files import automaton_of, read_signatures
 from agentwall.kernel.signatures import Inspection
 from agentwall.kernel.wall import Wall
 from agentwall.policy.model import Policy
@@ -24,8 +23,8 @@ class Search:
     """What is looked for."""
 
     signatures: SignatureSet
-    """Their lists of names hold whether or not there is an automaton."""
-    automaton: Automaton | None
+    """Their lists of names hold whether or not there is a table."""
+    table: PackedTable | None
     """None: every class that has signatures is off, and the kernel reads nothing."""
     masks: Masks
     depth_bytes: int
@@ -33,7 +32,7 @@ class Search:
     @property
     def accepts(self) -> tuple[tuple[int, ...], ...]:
         """What the kernel's matches mean: sets of indices into the signatures."""
-        return self.automaton.accepts if self.automaton is not None else ()
+        return self.table.accepts if self.table is not None else ()
 
 
 def plan_search(policy: Policy, tables: RuleTables, extra: Sequence[str] = ()) -> Search:
@@ -46,14 +45,21 @@ def plan_search(policy: Policy, tables: RuleTables, extra: Sequence[str] = ()) -
 
     Raises:
         PolicyError: With everything that is wrong with them, or that they need too many states.
-        BudgetError: They have too many dialects.
+        BudgetError: They have too many dialects, or need too many cells.
     """
+    # numpy comes with it, which a process that only holds a wall does without.
+    from agentwall.host.signature_files import automaton_of, read_signatures
+
     signatures = read_signatures(extra)
     masks = masks_of(policy, tables, signatures)
-    is_on = masks.blocks | masks.alerts
+    table = None
+    if masks.blocks | masks.alerts:
+        from agentwall.detect.packing import pack_table
+
+        table = pack_table(automaton_of(signatures), signatures)
     return Search(
         signatures=signatures,
-        automaton=automaton_of(signatures) if is_on else None,
+        table=table,
         masks=masks,
         depth_bytes=policy.detect.depth_bytes,
     )
@@ -73,8 +79,8 @@ def begin_search(wall: Wall, search: Search, generation: int) -> Inspection | No
     Raises:
         KernelError: There is no room.
     """
-    if search.automaton is None:
+    if search.table is None:
         return None
-    slot = wall.signatures.write(search.automaton, search.signatures)
+    slot = wall.signatures.write(search.table)
     wall.signatures.apply_excepts(generation, search.masks.excepts)
     return Inspection(slot=slot, masks=search.masks, depth_bytes=search.depth_bytes)

@@ -36,6 +36,7 @@ from agentwall.kernel.maps import SandboxSettings
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.evaluate import loopback_scope
 from agentwall.policy.model import REFUSALS, OnError, Policy
+from agentwall.policy.phases import in_phase
 from agentwall.policy.tables import RuleTables
 
 
@@ -47,6 +48,7 @@ class RunRequest:
     environment: Mapping[str, str]
     """The caller's; the command gets it with the identity's variables."""
     policy: Policy
+    """In the phase that is wanted; else its first one is meant."""
     mode: Mode | None
     """None: the policy's."""
     identity: Identity
@@ -71,8 +73,9 @@ def new_run_id() -> str:
 
 
 def policy_in_force(request: RunRequest) -> Policy:
-    """Return the policy with the mode that was asked for."""
-    return replace(request.policy, mode=request.mode or request.policy.mode)
+    """Return the policy in its phase, with the mode that was asked for."""
+    policy = in_phase(request.policy)
+    return replace(policy, mode=request.mode or policy.mode)
 
 
 def judge_coverage(request: RunRequest, missing_hooks: Collection[str] = ()) -> Coverage:

@@ -137,7 +137,9 @@ def _enclose(run: _Run, console: Console, log: Sink) -> tuple[Ending, Coverage, 
         try:
             subject = _degraded(run, enclosure.missing_hooks(), console)
             sandboxed = prepare(run.launch, enclosure.cgroup, signals)
-            ending = _attend(Session(enclosure, subject, [log, console]), sandboxed, signals)
+            ending = _attend(
+                Session(enclosure, subject, [log, console], say=console.say), sandboxed, signals
+            )
         except BaseException:
             # What is left behind on top of this error, leftovers will tell.
             _problems_of(enclosure.remove)

@@ -12,13 +12,16 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from agentwall.daemon.clock import boot_ns, offset_ns
+from agentwall.daemon.config import ResponseSettings
 from agentwall.daemon.cutting import FlowCutter
 from agentwall.daemon.enclosure import GENERATION, Enclosure
 from agentwall.daemon.inspection import Search
-from agentwall.engine.commands import KillFlow, Report
+from agentwall.daemon.response import Responder
+from agentwall.engine.commands import KillFlow, Report, StopSandbox
 from agentwall.engine.engine import Engine
 from agentwall.engine.events import (
     AttemptSeen,
@@ -89,8 +92,27 @@ class Ending:
 class Session:
     """Feeds the engine with what the kernel reports, and the sinks with what the engine says."""
 
-    def __init__(self, enclosure: Enclosure, subject: Subject, sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self,
+        enclosure: Enclosure,
+        subject: Subject,
+        sinks: Sequence[Sink],
+        *,
+        say: Callable[[str], None] = logger.warning,
+        settings: ResponseSettings | None = None,
+    ) -> None:
+        """Prepare; nothing is logged before :meth:`begin`.
+
+        Args:
+            enclosure: With its wall up.
+            subject: Who is in it.
+            sinks: Get every record.
+            say: Told what a person must do for the command to go on.
+            settings: How a freeze or a kill is carried out; None: as by default.
+        """
         self._enclosure = enclosure
+        self._say = say
+        self._responder = Responder(settings or ResponseSettings())
         self._subject = subject
         self._sinks = sinks
         self._engine = Engine()
@@ -103,13 +125,13 @@ class Session:
     def begin(self) -> None:
         """Log the start and the rules; the wall stands, and the command has not run yet."""
         subject = self._subject
-        now_ns = _boot_ns()
+        now_ns = boot_ns()
         self._handle(
             SandboxStarted(
                 key=self._enclosure.key,
                 sandbox=subject.sandbox,
                 mono_ns=now_ns,
-                clock_offset_ns=time.time_ns() - now_ns,
+                clock_offset_ns=offset_ns(),
                 mode=subject.policy.mode,
                 coverage=subject.coverage.level.value,
                 open_roads=tuple(map(str, subject.coverage.roads)),
@@ -171,12 +193,13 @@ class Session:
         if now_s >= self._next_expire_s:
             self._next_expire_s = now_s + _EXPIRE_S
             self._expire()
+        self._responder.poll(now_s)
         self._flush()
 
     def _expire(self) -> None:
         # Only about room: what is over counts no longer, and the next time may do better.
         try:
-            self._enclosure.wall.expire(_boot_ns())
+            self._enclosure.wall.expire(boot_ns())
         except KernelError as err:
             logger.warning("learned addresses not cleared: %s", err)
 
@@ -214,7 +237,7 @@ class Session:
 
     def _lose(self, error: EventDecodeError | KernelError) -> None:
         logger.warning("events lost: %s", error)
-        now_ns = _boot_ns()
+        now_ns = boot_ns()
         self._handle(Lost(key=self._enclosure.key, mono_ns=now_ns, where="decode", lost=1))
 
     def _check(self) -> None:
@@ -226,11 +249,11 @@ class Session:
             what = str(err)
         if what and not self._is_damaged:
             self._is_damaged = True
-            self._handle(WallDamaged(key=self._enclosure.key, mono_ns=_boot_ns(), what=what))
+            self._handle(WallDamaged(key=self._enclosure.key, mono_ns=boot_ns(), what=what))
 
     def _read_counters(self) -> None:
         counters = self._enclosure.wall.counters(self._enclosure.key)
-        self._handle(CountersRead(key=self._enclosure.key, mono_ns=_boot_ns(), **asdict(counters)))
+        self._handle(CountersRead(key=self._enclosure.key, mono_ns=boot_ns(), **asdict(counters)))
 
     def _finish(self, exit_code: int, left_behind: Sequence[str]) -> None:
         # The kernel has no more to add once every process is gone, so this comes to an end.
@@ -239,9 +262,10 @@ class Session:
         self._drain_totals()
         self._check()
         detail = {"exit_code": exit_code, "left_behind": list(left_behind)}
-        self._handle(SandboxFinished(key=self._enclosure.key, mono_ns=_boot_ns(), detail=detail))
+        self._handle(SandboxFinished(key=self._enclosure.key, mono_ns=boot_ns(), detail=detail))
         self._flush()
         self._cutter.close()
+        self._responder.close()
 
     def _name_others(self, warden: int) -> tuple[str, ...]:
         pids = (pid for pid in self._enclosure.cgroup.pids() if pid != warden)
@@ -256,6 +280,8 @@ class Session:
                         sink.write(command.record)
                 case KillFlow():
                     self._cut(command)
+                case StopSandbox():
+                    self._stop(command)
 
     def _cut(self, command: KillFlow) -> None:
         why = self._cutter.cut(command)
@@ -263,7 +289,7 @@ class Session:
             self._handle(
                 FlowLeftHanging(
                     key=command.sandbox,
-                    mono_ns=_boot_ns(),
+                    mono_ns=boot_ns(),
                     protocol=command.protocol,
                     local=command.local,
                     remote=command.remote,
@@ -271,13 +297,17 @@ class Session:
                 )
             )
 
+    def _stop(self, command: StopSandbox) -> None:
+        stopped = self._responder.stop(command, self._enclosure.cgroup, time.monotonic())
+        self._handle(stopped)
+        self._flush()
+        thaw = stopped.detail.get("thaw")
+        if thaw is not None:
+            self._say(f"the command is frozen, for whoever looks into it; to let it go on: {thaw}")
+
     def _flush(self) -> None:
         for sink in self._sinks:
             sink.flush()
-
-
-def _boot_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _name(pid: int) -> str:

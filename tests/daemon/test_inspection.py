@@ -52,7 +52,7 @@ def test_default():
     assert [each.id for each in found.signatures.signatures] == ["tunnel/own0"]
     assert (found.masks.blocks, found.masks.alerts) == (1, 0)
     assert found.depth_bytes == 65536
-    assert found.accepts == found.automaton.accepts
+    assert found.accepts == found.table.accepts
 
 
 def test_exceptions():
@@ -67,10 +67,10 @@ def test_exceptions():
 
 
 def test_off():
-    """Where every class that has signatures is off there is no automaton; lists of names hold."""
+    """Where every class that has signatures is off there is no table; lists of names hold."""
     found = search(ALL_OFF)
 
-    assert found.automaton is None
+    assert found.table is None
     assert found.accepts == ()
     assert found.signatures.signatures
 

@@ -46,6 +46,16 @@ def test_mode(make_request, asked, expected):
     assert policy_in_force(request).mode is expected
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(None, Mode.AUDIT), (Mode.ENFORCE, Mode.ENFORCE)])
+def test_phase(make_request, asked, expected):
+    """The policy is in its first phase, whose mode counts before its own."""
+    text = "version: 1\nphases: {a: {mode: audit, deny: [{cidr: 1.1.1.1}]}, b: {}}\n"
+    policy = policy_in_force(make_request(policy=text, mode=asked))
+
+    assert (policy.phase, policy.mode) == ("a", expected)
+    assert [rule.id for rule in policy.deny] == ["train:phases.a.deny[0]"]
+
+
 @pytest.mark.kernel
 def test_enclosure(make_request):
     """The settings are the policy's, and record, cgroup and pins carry the run's id."""

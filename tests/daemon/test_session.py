@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from agentwall.daemon.config import ResponseSettings
 from agentwall.daemon.inspection import plan_search
 from agentwall.daemon.plan import judge_coverage, plan_launch, policy_in_force
 from agentwall.daemon.session import Session, Subject
@@ -58,11 +61,11 @@ class Memory:
 
 
 @pytest.fixture
-def run_session(make_request, make_enclosure):
+def run_session(make_request, make_enclosure, tmp_path):
     """A function that runs a shell script in a session; returns its ending and the records."""
 
     def run(
-        script: str, meanwhile=lambda enclosure: None, policy: str = "version: 1\n"
+        script: str, meanwhile=lambda enclosure: None, policy: str = "version: 1\n", say=None
     ) -> tuple[object, Memory]:
         request = make_request(script, policy)
         enclosure = make_enclosure(request)
@@ -79,7 +82,9 @@ def run_session(make_request, make_enclosure):
         )
         signals = SignalQueue()
         try:
-            session = Session(enclosure, subject, [memory])
+            settings = ResponseSettings(snapshots=tmp_path / "snapshots")
+            say = say or (lambda words: None)
+            session = Session(enclosure, subject, [memory], say=say, settings=settings)
             sandboxed = prepare(plan_launch(request, ()), enclosure.cgroup, signals)
             session.begin()
             meanwhile(enclosure)
@@ -190,3 +195,56 @@ def test_flows_are_ended(run_session, listener, monkeypatch, works):
     assert [(each.finding.dialect, each.verdict) for each in found] == [("ssh", Verdict.DENY)] * 2
     assert [each.detail["why"] for each in hanging] == ([] if works else ["no such thing"])
     assert ending.worst is Severity.HIGH
+
+
+STOPPING = (
+    "version: 1\nloopback: deny\ndetect: {{tunnel: {response}}}\n"
+    "allow: [{{cidr: 127.0.0.1, ports: [{port}]}}]\n"
+)
+
+
+def _responses(memory: Memory) -> list[dict[str, object]]:
+    return [
+        dict(each.detail) for each in memory.records if getattr(each, "state", "") == "response"
+    ]
+
+
+def test_kill(run_session, listener):
+    """Under kill the first message that is recognised ends the command, background and all."""
+    port = listener.getsockname()[1]
+    script = "sleep 600 & " + TALK.format(port=port).removeprefix("exec ") + "exec sleep 600"
+    ending, memory = run_session(script, policy=STOPPING.format(response="kill", port=port))
+
+    # The command may have got to its second message before it was ended for the first.
+    responses = _responses(memory)
+    assert 1 <= len(responses) <= 2
+    assert {each["response"] for each in responses} == {"kill"}
+    assert responses[-1]["problem"] in (None, "not all of its processes are gone yet")
+    assert ending.exit_code == 137
+    assert memory.states()[-1] == "finished"
+
+
+def test_freeze(run_session, listener):
+    """Under freeze the command stands still, and goes on when somebody does what is said."""
+    port = listener.getsockname()[1]
+    said = []
+
+    def thaw(words: str) -> None:
+        said.append(words)
+        command = words.partition("go on: ")[2]
+        subprocess.Popen(["sh", "-c", f"sleep 0.5; {command}"]).wait()
+
+    begun_s = time.monotonic()
+    ending, memory = run_session(
+        TALK.format(port=port).removeprefix("exec ") + "exit 5",
+        policy=STOPPING.format(response="freeze", port=port),
+        say=thaw,
+    )
+
+    [response] = _responses(memory)
+    assert (response["response"], response["problem"]) == ("freeze", None)
+    assert len(said) == 1
+    assert said[0].startswith("the command is frozen, for whoever looks into it; to let it go on: ")
+    assert time.monotonic() - begun_s > 0.5
+    assert ending.exit_code == 5
+    assert Path(str(response["snapshot"])).stat().st_mode & 0o777 == 0o600

@@ -54,7 +54,13 @@ class Enclosure:
         return key
 
     def bind(
-        self, key: SandboxKey, policy: Policy, *, loopback: LoopbackScope | None = None
+        self,
+        key: SandboxKey,
+        policy: Policy,
+        *,
+        loopback: LoopbackScope | None = None,
+        is_scope: bool = False,
+        until_ns: int = 0,
     ) -> int:
         """Write a generation of *policy* and switch *key* over to it; return its number."""
         generation = next(self._generations)
@@ -73,6 +79,8 @@ class Enclosure:
                 dns=policy.dns,
                 has_names=bool(tables.names),
                 inspection=look,
+                is_scope=is_scope,
+                until_ns=until_ns,
             ),
         )
         return generation

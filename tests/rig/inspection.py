@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from agentwall.detect.automaton import Automaton
 from agentwall.detect.dfa import compile_automaton
 from agentwall.detect.judging import masks_of
+from agentwall.detect.packing import pack_table
 from agentwall.detect.signature import SignatureSet
 from agentwall.detect.signature_load import load_signatures
 from agentwall.flow.record import Match
@@ -136,7 +137,7 @@ class Inspector:
     def inspection(self, generation: int, policy: Policy, tables: RuleTables) -> Inspection:
         """Return what ``SandboxSettings`` need for *policy*, its exceptions written."""
         if self.slot is None:
-            self.slot = self.wall.signatures.write(automaton(), signatures())
+            self.slot = self.wall.signatures.write(pack_table(automaton(), signatures()))
         masks = masks_of(policy, tables, signatures())
         self.wall.signatures.apply_excepts(generation, masks.excepts)
         return Inspection(slot=self.slot, masks=masks, depth_bytes=policy.detect.depth_bytes)

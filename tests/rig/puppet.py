@@ -120,6 +120,10 @@ class Puppet:
         """Make a socket of a KINDS for the family of *address*."""
         return PuppetSocket(self, self.call("open", kind, ":" in address))
 
+    def resolve(self, name: str) -> list[str]:
+        """Return the IPv4 addresses of *name* by the C library, or raise gaierror's number."""
+        return list(self.call("resolve", name))
+
     def call(self, name: str, *arguments: object) -> Any:
         """Make one call and return its result.
 
@@ -127,10 +131,8 @@ class Puppet:
             OSError: What the puppet's call raised; a TimeoutError if nothing came.
             RuntimeError: The puppet is gone.
         """
-        assert self._process.stdin
+        self.begin(name, *arguments)
         assert self._process.stdout
-        self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
-        self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             assert self._process.stderr
@@ -139,6 +141,12 @@ class Puppet:
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]))
         return answer["value"]
+
+    def begin(self, name: str, *arguments: object) -> None:
+        """Have it make one call that it may never return from; the last that is asked of it."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
+        self._process.stdin.flush()
 
 
 @contextmanager
@@ -169,6 +177,10 @@ class _Strings:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         return self._keep(sock)
+
+    def resolve(self, name: str) -> list[str]:
+        found = socket.getaddrinfo(name, 0, socket.AF_INET, socket.SOCK_STREAM)
+        return [str(each[4][0]) for each in found]
 
     def bind(self, number: int, address: str, port: int) -> None:
         self._sockets[number].bind((address, port))

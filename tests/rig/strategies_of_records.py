@@ -6,10 +6,12 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
+from agentwall.flow.origin import Origin, Runtime
 from agentwall.flow.record import (
     DetectionRecord,
     FlowRecord,
     GapRecord,
+    PolicyInForce,
     Process,
     ProcessSource,
     Question,
@@ -19,6 +21,7 @@ from agentwall.flow.record import (
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint
+from agentwall.sinks.event_json import ORIGIN_TEXTS
 
 U64 = st.integers(0, 2**64 - 1)
 TEXT = st.text(
@@ -27,7 +30,20 @@ TEXT = st.text(
 )
 """Any text a file can hold, with much of what breaks terminals and markup."""
 TIMES = st.integers(0, 253_402_300_799_999_999_999)
-SANDBOXES = st.builds(Sandbox, id=TEXT, cgroup=TEXT, labels=st.dictionaries(TEXT, TEXT, max_size=3))
+ORIGINS = st.builds(
+    Origin,
+    runtime=st.sampled_from(Runtime),
+    **dict.fromkeys(ORIGIN_TEXTS, st.none() | TEXT),
+)
+POLICIES = st.builds(PolicyInForce, name=TEXT, phase=st.none() | TEXT, commit=st.none() | TEXT)
+SANDBOXES = st.builds(
+    Sandbox,
+    id=TEXT,
+    cgroup=TEXT,
+    labels=st.dictionaries(TEXT, TEXT, max_size=3),
+    origin=st.none() | ORIGINS,
+    policy=st.none() | POLICIES,
+)
 PROCESSES = st.builds(
     Process,
     pid=st.integers(0, 2**22),
@@ -129,6 +145,7 @@ def detections(draw: st.DrawFn) -> DetectionRecord:
         name=seen.name,
         reason=seen.reason,
         bytes_left=draw(st.none() | U64),
+        count=draw(st.just(1) | st.integers(0, 2**40)),
     )
 
 

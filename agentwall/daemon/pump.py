@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel reports goes to the engine, and what the engine says is carried out.
+
+Nothing here decides about a packet. Where sandboxes report faster than this process reads, events
+are lost and counted in the kernel; it never spends more than half its time on reading them, so that
+the host, and whoever asks this daemon something, gets the other half.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from agentwall.daemon.cutting import FlowCutter
+from agentwall.daemon.members import Members
+from agentwall.engine.commands import KillFlow, Report, StopSandbox
+from agentwall.engine.cutting import CUTTING
+from agentwall.engine.engine import Engine
+from agentwall.engine.events import (
+    AttemptSeen,
+    Event,
+    ExcerptsSeen,
+    FlowLeftHanging,
+    Lost,
+    TotalsRead,
+)
+from agentwall.errors import EventDecodeError, KernelError
+from agentwall.flow.record import Attempt, Process, Record, SandboxKey, Task
+from agentwall.flow.verdict import Verdict
+from agentwall.host.process import ProcessReader
+from agentwall.kernel.wall import Wall
+
+logger = logging.getLogger(__name__)
+
+_NO_SANDBOX = SandboxKey(0)
+_LONGEST_PAUSE_S = 0.2
+_AT_ONCE = 4096
+_TOLD_AT_ONCE = 512
+"""Events that the engine hears of at a time: nobody else is served for some 50 ms."""
+_MAX_READERS = 256
+"""Sandboxes whose processes are remembered at a time."""
+
+
+class Outlet(Protocol):
+    """Where records go."""
+
+    def write(self, record: Record) -> None:
+        """Take one. It never raises, whatever the medium behind it."""
+
+
+class Pump:
+    """Moves events from the wall through the engine to the outlet."""
+
+    def __init__(
+        self,
+        wall: Wall,
+        members: Members,
+        outlet: Outlet,
+        stop: Callable[[StopSandbox], None],
+    ) -> None:
+        self._wall = wall
+        self._members = members
+        self._outlet = outlet
+        self._stop = stop
+        self._engine = Engine()
+        self._cutter = FlowCutter()
+        self._readers: dict[SandboxKey, ProcessReader] = {}
+        self._rests_until_s = 0.0
+
+    def emit(self, event: Event) -> None:
+        """Let the engine know of *event*, and carry out what it says."""
+        for command in self._engine.handle(event):
+            match command:
+                case Report():
+                    self._outlet.write(command.record)
+                case KillFlow():
+                    self._cut(command)
+                case StopSandbox():
+                    self._stop(command)
+
+    def rest_s(self) -> float:
+        """Return for how long events should be left alone."""
+        return max(0.0, self._rests_until_s - time.monotonic())
+
+    def drain(self) -> bool:
+        """Take the events that are there, up to a limit; say whether there were any."""
+        begun_s = time.monotonic()
+        try:
+            attempts = self._wall.attempts(_AT_ONCE)
+        except EventDecodeError as err:
+            self._lose(err)
+            attempts = []
+        for attempt in self._shared(attempts):
+            process = self._process(attempt.sandbox, attempt.task)
+            self.emit(AttemptSeen(attempt=attempt, process=process))
+        any_excerpts = self._drain_excerpts()
+        ended_s = time.monotonic()
+        self._rests_until_s = ended_s + min(ended_s - begun_s, _LONGEST_PAUSE_S)
+        return bool(attempts) or any_excerpts
+
+    def _shared(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Return what there is time for: of each sandbox as many, whatever it reports.
+
+        What the kernel matched or cut is always among it. The rest is counted as lost.
+        """
+        if len(attempts) <= _TOLD_AT_ONCE:
+            return attempts
+        share = max(1, _TOLD_AT_ONCE // len({each.sandbox for each in attempts}))
+        told: list[Attempt] = []
+        seen: Counter[SandboxKey] = Counter()
+        lost: Counter[tuple[SandboxKey, str]] = Counter()
+        for each in attempts:
+            seen[each.sandbox] += 1
+            if seen[each.sandbox] <= share or each.match is not None or each.code in CUTTING:
+                told.append(each)
+            else:
+                where = "flows" if each.verdict is Verdict.ALLOW else "denials"
+                lost[each.sandbox, where] += 1
+        for (key, where), count in lost.items():
+            self.emit(Lost(key=key, mono_ns=attempts[-1].mono_ns, where=where, lost=count))
+        return told
+
+    def _drain_excerpts(self) -> bool:
+        try:
+            excerpts = self._wall.excerpts()
+        except EventDecodeError as err:
+            self._lose(err)
+            return True
+        if not excerpts:
+            return False
+        seen = tuple(
+            (each, self._process(each.attempt.sandbox, each.attempt.task)) for each in excerpts
+        )
+        self.emit(ExcerptsSeen(excerpts=seen))
+        return True
+
+    def drain_totals(self) -> None:
+        """Take what permitted flows have moved."""
+        try:
+            found = self._wall.totals()
+        except (EventDecodeError, KernelError) as err:
+            self._lose(err)
+            return
+        for totals in found:
+            process = self._process(totals.sandbox, totals.task)
+            self.emit(TotalsRead(totals=totals, process=process))
+
+    def forget(self, key: SandboxKey) -> None:
+        """Forget the processes of a sandbox that has ended."""
+        self._readers.pop(key, None)
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        self._cutter.close()
+
+    def _process(self, key: SandboxKey, task: Task) -> Process | None:
+        reader = self._readers.get(key)
+        if reader is None:
+            member = self._members.get(key)
+            if member is None:
+                return None
+            while len(self._readers) >= _MAX_READERS:
+                del self._readers[next(iter(self._readers))]
+            reader = self._readers[key] = ProcessReader(member.cgroup.path)
+        return reader.read(task)
+
+    def _lose(self, error: EventDecodeError | KernelError) -> None:
+        logger.warning("events lost: %s", error)
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.emit(Lost(key=_NO_SANDBOX, mono_ns=now_ns, where="decode", lost=1))
+
+    def _cut(self, command: KillFlow) -> None:
+        why = self._cutter.cut(command)
+        if why is None:
+            return
+        self.emit(
+            FlowLeftHanging(
+                key=command.sandbox,
+                mono_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+                protocol=command.protocol,
+                local=command.local,
+                remote=command.remote,
+                why=why,
+            )
+        )

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel times and UTC."""
+
+from __future__ import annotations
+
+import time
+
+from agentwall.daemon.clock import boot_ns, offset_ns
+
+
+def test_boot_time_only_grows():
+    """Two looks, one after the other."""
+    first = boot_ns()
+
+    assert 0 < first <= boot_ns()
+
+
+def test_the_offset_leads_to_utc():
+    """What the kernel says plus the offset is the time of day, to a millisecond or so."""
+    off = boot_ns() + offset_ns() - time.time_ns()
+
+    assert abs(off) < 10_000_000
