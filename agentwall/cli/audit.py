@@ -150,8 +150,9 @@ def _misfits(found: Inputs, filters: Filters, *, has_policy: bool) -> list[str]:
 def _load(path: str) -> Policy:
     # Slow to import, and seldom asked for.
     from agentwall.policy.load import load_policy
+    from agentwall.policy.phases import in_phase
 
-    return load_policy(path)
+    return in_phase(load_policy(path))
 
 
 def _audit_captures(

@@ -15,12 +15,11 @@ from io import BufferedReader
 from pathlib import Path
 
 from agentwall.capture.source import STDIN, ReadError, capture_paths, open_source
-from agentwall.cli.event_files import CAPTURE_MAGICS
+from agentwall.cli.event_files import CAPTURE_MAGICS, is_event_name
 
 _GZIP = b"\x1f\x8b"
 _CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap", ".dmp", ".pcap.gz", ".pcapng.gz", ".cap.gz")
 """Of files that are captures by name, though they do not begin as one: told as broken."""
-_EVENT_SUFFIX = ".jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def _add_directory(found: Inputs, name: str) -> None:
     found.problems.extend(f"{path}: {what}" for path, what in problems)
     before = len(found.events) + len(found.captures)
     for path in paths:
-        if path.endswith(_EVENT_SUFFIX):
+        if is_event_name(path):
             found.events.append(path)
         elif _is_capture(path):
             found.captures.append(path)

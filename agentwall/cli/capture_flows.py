@@ -94,7 +94,7 @@ class FlowJudge:
         response = judge(found, self._policy, rule)
         if response is Response.OFF:
             return None
-        blocks = is_denied or response is Response.BLOCK
+        blocks = is_denied or response.cuts
         return Judged(
             verdict=Verdict.WOULD_DENY if blocks else Verdict.ALLOW,
             response=response.value,

@@ -86,6 +86,8 @@ def as_lines(found: Explanation) -> Iterator[str]:
     else:
         yield f"  rule    {decision.rule.id}: {_subject(decision)}, {describe(decision.rule.ports)}"
         yield f"  at      {decision.where}"
+    if found.policy.phase is not None:
+        yield f"  phase   {found.policy.phase}"
     if labels := _labels(decision):
         assert decision.pattern is not None
         words = "1 label" if labels == 1 else f"{labels} labels"
@@ -110,6 +112,7 @@ def as_json(found: Explanation) -> dict[str, object]:
     return {
         "schema": "agentwall.explain/1",
         "policy": found.policy.name,
+        "phase": found.policy.phase,
         "direction": found.direction.value,
         "protocol": protocol_name(remote.protocol),
         "remote": {

@@ -12,18 +12,37 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
-from agentwall.errors import AgentwallError, PolicyError, VerifierError
+from agentwall.errors import (
+    AgentwallError,
+    ControlCode,
+    ControlError,
+    DaemonNotRunningError,
+    PolicyError,
+    VerifierError,
+)
 from agentwall.sinks.escape import printable
 
 EXIT_USAGE = 2
 """Wrong usage or an invalid policy."""
+EXIT_NOT_RUNNING = 3
+"""The daemon is not running."""
+EXIT_HOOK_MISSING = 4
+"""A required hook is not in force."""
 EXIT_CANNOT_RUN = 77
 """This machine, kernel or installation cannot do what was asked."""
 
 
 def exit_code_for(error: AgentwallError) -> int:
     """Return the exit code of a command that ends with this error."""
-    return EXIT_USAGE if isinstance(error, PolicyError) else EXIT_CANNOT_RUN
+    match error:
+        case PolicyError():
+            return EXIT_USAGE
+        case DaemonNotRunningError():
+            return EXIT_NOT_RUNNING
+        case ControlError() if error.code in (ControlCode.INVALID, ControlCode.NOT_FOUND):
+            return EXIT_USAGE
+        case _:
+            return EXIT_CANNOT_RUN
 
 
 def report(error: AgentwallError) -> int:

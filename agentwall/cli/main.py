@@ -21,7 +21,10 @@ from agentwall.cli import failures
 from agentwall.cli.streams import discard_stdout, open_missing_streams, show_warnings
 from agentwall.errors import AgentwallError
 
-SUBCOMMANDS = ("run", "audit", "policy", "signature", "doctor")
+SUBCOMMANDS = (
+    *("run", "audit", "policy", "signature", "doctor"),
+    *("daemon", "admit", "status", "sandbox", "top", "log", "reload", "explain"),
+)
 """In the order of ``agentwall --help``; one whose module is not there is absent."""
 
 EXIT_INTERRUPTED = 128 + 2

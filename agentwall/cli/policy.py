@@ -24,6 +24,7 @@ from agentwall.policy.lint import lint_policy
 from agentwall.policy.lint_detect import dialect_warnings
 from agentwall.policy.load import load_policy
 from agentwall.policy.model import Policy, PolicyTest
+from agentwall.policy.phases import PhaseError, every_rule, in_phase
 from agentwall.policy.schema import json_schema
 from agentwall.policy.warning import LintWarning
 from agentwall.sinks.escape import printable
@@ -31,6 +32,11 @@ from agentwall.sinks.escape import printable
 EXIT_FINDING = 1
 
 _COLOURS = {Verdict.ALLOW: "green", Verdict.DENY: "red"}
+
+
+_in_phase = click.option(
+    "--phase", metavar="NAME", help="As the policy holds in this phase.  [default: the first one]"
+)
 
 
 @click.group()
@@ -44,7 +50,8 @@ policy.add_command(learn)
 @policy.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
-def check(files: tuple[str, ...], strict: bool) -> int:
+@click.option("--phase", metavar="NAME", help="Warn about this phase only.  [default: all]")
+def check(files: tuple[str, ...], strict: bool, phase: str | None) -> int:
     """Load policies and warn about what they hardly mean to say.
 
     A file of signatures is checked as such, with its examples. Exits with 2 if one is invalid.
@@ -58,11 +65,12 @@ def check(files: tuple[str, ...], strict: bool) -> int:
             code = max(code, check_file(path))
             continue
         loaded = _load(path)
-        if loaded is None:
+        if loaded is None or (phase is not None and _enter(loaded, phase) is None):
             code = failures.EXIT_USAGE
             continue
         try:
-            warnings = (*lint_policy(loaded), *_about_dialects(loaded))
+            judged = loaded if phase is None else in_phase(loaded, phase)
+            warnings = (*lint_policy(judged), *_about_dialects(loaded))
         except PolicyError as err:
             failures.report(err)
             code = failures.EXIT_USAGE
@@ -81,8 +89,7 @@ def _about_dialects(loaded: Policy) -> Iterator[LintWarning]:
     Raises:
         PolicyError: A signature file in force is invalid.
     """
-    rules = loaded.allow + loaded.inbound
-    if not any("/" in entry for rule in rules for entry in rule.excepts):
+    if not any("/" in entry for rule in every_rule(loaded) for entry in rule.excepts):
         return
     # As above: policies without such exceptions need neither NumPy nor the compiler.
     from agentwall.host.signature_files import read_signatures
@@ -100,14 +107,16 @@ def _summary(loaded: Policy) -> str:
             ("tests", loaded.tests),
         )
     )
-    excepting = sum(1 for rule in loaded.allow + loaded.inbound if rule.excepts)
+    excepting = sum(1 for rule in every_rule(loaded) if rule.excepts)
     noted = f", {excepting} with exceptions" if excepting else ""
-    return f"valid ({', '.join(counts)}{noted})"
+    phases = f", phases {', '.join(each.name for each in loaded.phases)}" if loaded.phases else ""
+    return f"valid ({', '.join(counts)}{noted}{phases})"
 
 
 @policy.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-def test(files: tuple[str, ...]) -> int:
+@_in_phase
+def test(files: tuple[str, ...], phase: str | None) -> int:
     """Judge the rows under tests by the rules alone, whatever the mode.
 
     Loopback counts as in the host's network namespace, with listeners of others; a name as if it
@@ -117,16 +126,18 @@ def test(files: tuple[str, ...]) -> int:
     code = 0
     for path in files:
         loaded = _load(path)
-        if loaded is None:
+        judged = loaded and _enter(loaded, phase)
+        if judged is None:
             code = failures.EXIT_USAGE
             continue
-        failed = list(_failures(loaded))
+        failed = list(_failures(judged))
         for failure in failed:
             _say(failure, "red", err=True)
         if failed:
             code = max(code, EXIT_FINDING)
-        passed = len(loaded.tests) - len(failed)
-        _say(f"{path}: {passed} of {len(loaded.tests)} tests passed", "")
+        passed = len(judged.tests) - len(failed)
+        where = f" in phase {judged.phase}" if judged.phase else ""
+        _say(f"{path}: {passed} of {len(judged.tests)} tests passed{where}", "")
     return code
 
 
@@ -170,7 +181,10 @@ def _judge(loaded: Policy, row: PolicyTest) -> Decision:
 @click.option(
     "--format", "style", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True
 )
-def explain(path: str, dest: str, direction: str, local_port: int, style: str) -> int:
+@_in_phase
+def explain(
+    path: str, dest: str, direction: str, local_port: int, style: str, phase: str | None
+) -> int:
     """Say which rule decides about DEST.
 
     DEST is ADDRESS:PORT or NAME:PORT (TCP), udp/ADDRESS:PORT, [IPV6]:PORT, icmp/ADDRESS or
@@ -185,9 +199,10 @@ def explain(path: str, dest: str, direction: str, local_port: int, style: str) -
     if towards is Direction.IN and isinstance(remote, NamedEndpoint):
         raise click.BadParameter(f"expected an address, got {dest!r}", param_hint="DEST")
     loaded = _load(path)
-    if loaded is None:
+    judged = loaded and _enter(loaded, phase)
+    if judged is None:
         return failures.EXIT_USAGE
-    found = Explanation.of(loaded, remote, towards, local_port)
+    found = Explanation.of(judged, remote, towards, local_port)
     if style == "json":
         click.echo(json.dumps(as_json(found)))
     else:
@@ -209,6 +224,15 @@ def _load(path: str) -> Policy | None:
     try:
         return load_policy(path)
     except PolicyError as err:
+        failures.report(err)
+        return None
+
+
+def _enter(loaded: Policy, phase: str | None) -> Policy | None:
+    """Return *loaded* in *phase*; or None, with what is wrong on stderr."""
+    try:
+        return in_phase(loaded, phase)
+    except PhaseError as err:
         failures.report(err)
         return None
 

@@ -26,6 +26,7 @@ from agentwall.host.descriptors import judge_descriptors
 from agentwall.host.identity import resolve_identity
 from agentwall.policy.load import default_policy, load_policy
 from agentwall.policy.model import Policy
+from agentwall.policy.phases import in_phase
 from agentwall.sinks.console import Console
 
 EXIT_AGENTWALL = 125
@@ -67,6 +68,7 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
 )
 @click.option("-p", "--policy", metavar="POLICY", help="Policy file; without it all is denied.")
+@click.option("--phase", metavar="NAME", help="The policy's phase.  [default: the first one]")
 @click.option(
     "--mode", type=click.Choice([mode.value for mode in Mode]), help="Instead of the policy's."
 )
@@ -121,6 +123,7 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 def run(
     policy: str | None,
+    phase: str | None,
     mode: str | None,
     signatures: tuple[str, ...],
     user: str | None,
@@ -145,11 +148,10 @@ def run(
     console = Console(sys.stderr, quiet=quiet)
     try:
         request = RunRequest(
-            # First, while no descriptor is agentwall's own.
-            inherited=judge_descriptors(keep_fds),
+            inherited=judge_descriptors(keep_fds),  # First: no descriptor is agentwall's own yet.
             argv=command,
             environment=dict(os.environ),
-            policy=_load(policy),
+            policy=in_phase(_load(policy), phase),
             mode=Mode(mode) if mode else None,
             identity=resolve_identity(user, os.environ),
             labels=labels,

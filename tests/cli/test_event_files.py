@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import pytest
+from rig.daemon_log import write_daemon_log
 from rig.records import FINISHED, STARTED, permitted, write_log
 
-from agentwall.cli.event_files import read_all
+from agentwall.cli.event_files import is_event_name, read_all, with_rotated
 from agentwall.sinks.event_json import LoggedEvent
-from agentwall.sinks.eventlog import LogError
+from agentwall.sinks.eventlog import Damage, LogError
 
 
 class Kept:
@@ -77,3 +78,51 @@ def test_damage_stands_in_its_place(tmp_path):
 
     assert problems == []
     assert [isinstance(item, LogError) for item in kept.items] == [False, True, False, False]
+
+
+def test_rotated_files_are_one_log(tmp_path):
+    """In a directory, or named in whatever order, the files of a log are read the oldest first."""
+    newest = write_daemon_log(tmp_path)
+    files = with_rotated(str(newest))
+    problems, kept = read(tmp_path)
+    again, mixed = read(*reversed(files))
+
+    assert problems == again == []
+    assert kept.sources == mixed.sources == files
+    assert not any(isinstance(item, LogError) for item in (*kept.items, *mixed.items))
+
+
+def test_a_file_given_twice(tmp_path):
+    """A file that is read a second time follows nothing, and is no broken chain."""
+    newest = write_daemon_log(tmp_path)
+    _, kept = read(tmp_path, newest)
+
+    flaws = [item.damage for item in kept.items if isinstance(item, LogError)]
+    assert flaws == [Damage.CONTINUED]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("e.jsonl", True),
+        ("e.jsonl.1", True),
+        ("e.jsonl.12", True),
+        ("e.jsonl.01", False),
+        ("e.jsonl.gz", False),
+        ("e.json", False),
+        ("jsonl", False),
+    ],
+)
+def test_names_of_event_files(name, is_one):
+    """Rotated files count, what was packed or is called otherwise does not."""
+    assert is_event_name(name) is is_one
+
+
+def test_beside_it(tmp_path):
+    """The rotated files of a log of any name are found, the oldest first; others are not."""
+    for name in ("d.log", "d.log.2", "d.log.10", "d.log.x", "e.log.1"):
+        (tmp_path / name).touch()
+
+    found = with_rotated(str(tmp_path / "d.log"))
+    assert [each.rpartition("/")[2] for each in found] == ["d.log.10", "d.log.2", "d.log"]
+    assert with_rotated(str(tmp_path / "none" / "x")) == []

@@ -204,6 +204,7 @@ def test_json_of_an_address(capsys):
     assert json.loads(out) == {
         "schema": "agentwall.explain/1",
         "policy": "p",
+        "phase": None,
         "direction": "out",
         "protocol": "tcp",
         "remote": {"name": None, "address": "10.20.0.9", "port": 8000},
@@ -231,6 +232,7 @@ def test_json_of_a_name(capsys):
     assert json.loads(out) == {
         "schema": "agentwall.explain/1",
         "policy": "p",
+        "phase": None,
         "direction": "out",
         "protocol": "tcp",
         "remote": {"name": "a.cdn.example.com", "address": None, "port": 443},

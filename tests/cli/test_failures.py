@@ -10,6 +10,9 @@ import pytest
 
 from agentwall.cli import failures
 from agentwall.errors import (
+    ControlCode,
+    ControlError,
+    DaemonNotRunningError,
     EventDecodeError,
     HostError,
     KernelError,
@@ -30,6 +33,12 @@ HERE = SourceLocation("p.yaml", 3, 1)
         (KernelError(errno.EPERM, "load: not permitted"), 77),
         (UnsupportedFeatureError(errno.ENOTSUP, "ring buffer: not supported"), 77),
         (EventDecodeError("flow event: expected 64 bytes, got 10"), 77),
+        (DaemonNotRunningError("/run/x: connection refused: is the daemon running?"), 3),
+        (ControlError(ControlCode.NOT_FOUND, "no such sandbox: x"), 2),
+        (ControlError(ControlCode.INVALID, "labels.a: expected text"), 2),
+        (ControlError(ControlCode.NOT_PERMITTED, "stop: that takes root"), 77),
+        (ControlError(ControlCode.FAILED, "cgroup /x: gone"), 77),
+        (ControlError(ControlCode.BUSY, "a reload is under way"), 77),
     ],
 )
 def test_codes(error, code, capsys):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -253,6 +254,71 @@ def test_wrong_usage(capsys, argv):
     assert (code, out) == (2, "")
     assert err
     assert "Traceback" not in err
+
+
+PHASED = """\
+version: 1
+name: p
+allow:
+  - {cidr: 10.20.0.7, ports: [8000]}
+phases:
+  setup:
+    allow: [{cidr: 10.30.0.1, ports: [443]}]
+  agent:
+    deny: [{cidr: 10.20.0.7}]
+tests:
+  - {to: "10.30.0.1:443", expect: allow}
+  - {to: "10.20.0.7:8000", expect: allow}
+"""
+
+
+def test_check_of_phases(capsys):
+    """Phases are listed; with --phase the warnings are those of one."""
+    _write("p.yaml", PHASED)
+    code, out, err = _run(capsys, "check", "p.yaml", "--strict")
+    alone, _, warning = _run(capsys, "check", "p.yaml", "--strict", "--phase", "agent")
+
+    assert (code, err) == (0, "")
+    assert out == "p.yaml: valid (1 allow, 0 deny, 0 inbound, 2 tests, phases setup, agent)\n"
+    assert alone == 1
+    assert "p:allow[0]: warning: allows nothing: p:phases.agent.deny[0] denies all of" in warning
+
+
+def test_test_of_phases(capsys):
+    """Rows are judged in the first phase, or in the one that is asked for."""
+    _write("p.yaml", PHASED)
+    code, out, err = _run(capsys, "test", "p.yaml")
+    failed, told, why = _run(capsys, "test", "p.yaml", "--phase", "agent")
+
+    assert (code, out, err) == (0, "p.yaml: 2 of 2 tests passed in phase setup\n", "")
+    assert (failed, told) == (1, "p.yaml: 0 of 2 tests passed in phase agent\n")
+    assert "10.20.0.7:8000: expected allow, got deny (p:phases.agent.deny[0] at p.yaml:9:19)" in why
+
+
+def test_explain_in_phases(capsys):
+    """The rules of the phase decide, and the phase is named."""
+    _write("p.yaml", PHASED)
+    code, out, _ = _run(capsys, "explain", "-p", "p.yaml", "10.20.0.7:8000", "--phase", "agent")
+    first, _, _ = _run(capsys, "explain", "-p", "p.yaml", "10.30.0.1:443")
+    _, text, _ = _run(capsys, "explain", "-p", "p.yaml", "1.1.1.1:1", "--format", "json")
+
+    assert code == 1
+    assert "  rule    p:phases.agent.deny[0]: 10.20.0.7/32" in out
+    assert "  phase   agent\n" in out
+    assert first == 0
+    assert json.loads(text)["phase"] == "setup"
+
+
+@pytest.mark.parametrize(
+    "argv", [("check", "p.yaml"), ("test", "p.yaml"), ("explain", "-p", "p.yaml", "1.1.1.1:1")]
+)
+def test_unknown_phase(capsys, argv):
+    """A phase that the policy does not have is wrong usage, with those it has."""
+    _write("p.yaml", PHASED)
+    code, out, err = _run(capsys, *argv, "--phase", "x")
+
+    assert (code, out) == (2, "")
+    assert err == "agentwall: phase of p: expected one of setup, agent, got 'x'\n"
 
 
 def test_schema(capsys):

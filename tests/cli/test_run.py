@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -336,3 +337,35 @@ def test_interactive_shell():
 
     assert terminal.finish() == 9
     assert "no job control" not in terminal.seen
+
+
+PHASED = """\
+version: 1
+phases:
+  setup: {mode: audit}
+  agent: {}
+"""
+
+
+@pytest.mark.parametrize(("words", "mode"), [((), "audit"), (("--phase", "agent"), "enforce")])
+def test_phases(tmp_path, words, mode):
+    """A run begins in the first phase, or in the one that is asked for."""
+    (tmp_path / "p.yaml").write_text(PHASED)
+    done = run_agentwall(
+        "run", "--events", tmp_path / "e.jsonl", "-p", tmp_path / "p.yaml", *words, "--", "true"
+    )
+    events = map(json.loads, (tmp_path / "e.jsonl").read_text().splitlines())
+    [applied] = [each for each in events if each.get("state") == "rules-applied"]
+
+    assert done.returncode == 0
+    assert applied["detail"]["mode"] == mode
+    assert applied["detail"]["phase"] == (words[1] if words else "setup")
+
+
+def test_unknown_phase(tmp_path):
+    """A phase that the policy does not have is refused before anything runs."""
+    (tmp_path / "p.yaml").write_text(PHASED)
+    done = run_agentwall("run", "-p", tmp_path / "p.yaml", "--phase", "x", "--", "true")
+
+    assert done.returncode == 125
+    assert done.stderr == "agentwall: phase of p: expected one of setup, agent, got 'x'\n"

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading on in a log that is written to, rotated, emptied and deleted meanwhile."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from rig.records import flow, write_log
+
+from agentwall.cli.event_tail import Tail
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def opened(path, said, since_ns=None) -> Tail:
+    tail = Tail(str(path), said.append)
+    tail.begin(since_ns)
+    return tail
+
+
+def numbers(tail: Tail) -> list[int]:
+    return [event.record.errno for event in tail.read()]
+
+
+def fill(path, *found: int) -> None:
+    write_log(path, [flow(errno=number) for number in found])
+
+
+def test_half_a_line_waits_for_its_end(tmp_path, said):
+    """What is being written is shown once it is whole."""
+    path = tmp_path / "e.jsonl"
+    fill(tmp_path / "whole.jsonl", 1, 2)
+    text = (tmp_path / "whole.jsonl").read_bytes()
+    path.write_bytes(text[:-10])
+    tail = opened(path, said)
+    first = numbers(tail)
+    with path.open("ab") as file:
+        file.write(text[-10:])
+    second = numbers(tail)
+    tail.close()
+
+    assert (first, second, said) == ([1], [2], [])
+
+
+def test_several_rotations_at_once(tmp_path, said):
+    """Files that came and were rotated since the last look are read too, in order."""
+    path = tmp_path / "e.jsonl"
+    fill(path, 1)
+    tail = opened(path, said)
+    first = numbers(tail)
+    with path.open("ab") as file:
+        fill(tmp_path / "more", 2)
+        file.write((tmp_path / "more").read_bytes())
+    path.rename(f"{path}.3")
+    fill(tmp_path / "e.jsonl.2", 3)
+    fill(tmp_path / "e.jsonl.1", 4)
+    between = numbers(tail)
+    fill(path, 5)
+    last = numbers(tail)
+    tail.close()
+
+    assert (first, [*between, *last], said) == ([1], [2, 3, 4, 5], [])
+
+
+def test_a_file_that_is_emptied(tmp_path, said):
+    """A file that was cut and begun anew is read from its beginning."""
+    path = tmp_path / "e.jsonl"
+    fill(path, 1, 2, 3)
+    tail = opened(path, said)
+    first = numbers(tail)
+    fill(tmp_path / "more", 4)
+    os.truncate(path, 0)
+    path.write_bytes((tmp_path / "more").read_bytes())
+    second = numbers(tail)
+    tail.close()
+
+    assert (first, second) == ([1, 2, 3], [4])
+
+
+def test_a_file_that_is_deleted(tmp_path, said):
+    """Where the file was deleted the new one is read, and that something may be missing is said."""
+    path = tmp_path / "e.jsonl"
+    fill(path, 1)
+    tail = opened(path, said)
+    first = numbers(tail)
+    path.unlink()
+    nothing = numbers(tail)
+    fill(path, 2)
+    second = numbers(tail)
+    tail.close()
+
+    assert (first, nothing, second) == ([1], [], [2])
+    assert said == [f"{path}: the file that was read has gone; events may be missing"]
+
+
+def test_old_files_are_left_out(tmp_path, said):
+    """A file that was last written to before the time that is asked for is not read."""
+    path = tmp_path / "e.jsonl"
+    fill(tmp_path / "e.jsonl.1", 1)
+    fill(path, 2)
+    os.utime(tmp_path / "e.jsonl.1", ns=(10**18, 10**18))
+    tail = opened(path, said, since_ns=10**18 + 2 * 10**9)
+    found = numbers(tail)
+    tail.close()
+
+    assert found == [2]
+
+
+def test_bad_lines_are_named(tmp_path, said):
+    """A line that is no event, or far too long, is told by its number and passed over."""
+    path = tmp_path / "e.jsonl"
+    fill(path, 1)
+    with path.open("ab") as file:
+        file.write(b"x\n" + b"y" * (3 << 20) + b"\n")
+        fill(tmp_path / "more", 2)
+        file.write((tmp_path / "more").read_bytes())
+    tail = opened(path, said)
+    found = numbers(tail)
+    tail.close()
+
+    assert found == [1, 2]
+    assert [line.split(":")[1] for line in said] == ["2", "3"]
+
+
+def test_no_file(tmp_path, said):
+    """Without the newest file there is nothing to begin with."""
+    with pytest.raises(FileNotFoundError):
+        opened(tmp_path / "none.jsonl", said)
