@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agentwall.host.signature_files import load_signature_files, shipped_signatures
 from bench import captures, course, report, report_inspection
+from bench.daemon import measure_daemon
 from bench.events import events_table, measure_events
 from bench.footprint import Footprints, footprint_table, measure_footprint
 from bench.latency import measure_latency
@@ -191,6 +192,7 @@ def _measure(
         events_table(events),
         report.programs_table(costs),
         report_inspection.inspected_programs_table(costs),
+        *measure_daemon(probe, scratch, _progress),
     ]
     if options.captures:
         read = captures.compare(options.captures, min(rounds, _CAPTURE_ROUNDS), _progress)
@@ -201,7 +203,8 @@ def _measure(
 _INTRODUCTION = """# What agentwall costs
 
 Written by `python -m bench --captures DIRECTORY --markdown docs/benchmarks.md` (`make bench` prints
-the same without the captures; `python -m bench.captures DIRECTORY` measures them alone). All
+the same without the captures; `python -m bench.captures DIRECTORY` measures them alone, and
+`python -m bench.daemon --long` the daemon, for longer). All
 figures come from one run on the machine named here. Only one variant is in force at a time;
 ratios compare samples of one round, milliseconds apart, and the order of the variants rotates from
 round to round. The probe is one thread, pinned, and its listener lies outside the sandbox. The

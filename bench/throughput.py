@@ -23,7 +23,8 @@ Rates = Mapping[tuple[str, str], list[float]]
 
 
 @contextmanager
-def _server(ground: Ground) -> Iterator[None]:
+def iperf3_server(ground: Ground) -> Iterator[None]:
+    """Let iperf3 listen at the far address for the length of the block."""
     command = ground.outside(*_UNDISTURBED, "iperf3", "--server", "--bind", FAR_ADDRESS)
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
@@ -56,7 +57,7 @@ def measure_throughput(
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     with ExitStack() as servers:
         for place in places.values():
-            servers.enter_context(_server(place.ground))
+            servers.enter_context(iperf3_server(place.ground))
         for number in range(rounds):
             progress(f"throughput: round {number + 1} of {rounds}")
             for direction, options in DIRECTIONS.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from agentwall.daemon.belt import put_on
 from agentwall.daemon.inspection import Search, begin_search
 from agentwall.detect.judging import masks_of
+from agentwall.detect.packing import pack_table
 from agentwall.flow.record import SandboxKey
 from agentwall.host.netns import netns_cookie
 from agentwall.kernel.counters import Counters
@@ -87,7 +88,7 @@ class Agentwall:
             return settings
         search = Search(
             signatures=self.sought.signatures,
-            automaton=self.sought.automaton,
+            table=pack_table(self.sought.automaton, self.sought.signatures),
             masks=masks_of(self.policy, self.tables, self.sought.signatures),
             depth_bytes=self.policy.detect.depth_bytes,
         )
