@@ -7,6 +7,7 @@
 # make matrix  the kernel tests on other kernels, under emulation
 # make vmtest KERNEL=6.1 CMD="uname -r"
 # make format | wheel | clean
+# make deb     dist/agentwall_VERSION_ARCH.deb, with all Python packages in it
 # AGENTWALL_NO_INSTALL=1: stop and say what is missing instead of installing it.
 
 PYTHON := .venv/bin/python
@@ -17,7 +18,7 @@ AGENTWALL_MATRIX ?= yes
 KERNEL ?= 6.1
 CMD ?= uname -r
 
-.PHONY: setup bpf demo test check lint format gates pytest matrix bench vmtest wheel clean
+.PHONY: setup bpf demo test check lint format gates pytest matrix bench vmtest wheel deb clean
 .DEFAULT_GOAL := setup
 # One step after another: two runs of apt-get at once would block each other.
 .NOTPARALLEL:
@@ -61,7 +62,7 @@ format: venv
 
 # The limit is for a test that hangs. pytest's exit code 5, no test found, is a failure like any other.
 pytest: setup packages-demo packages-test packages-bench clients
-	$(AS_ROOT) timeout --foreground -k 10 1800 $(PYTHON) -m pytest
+	$(AS_ROOT) timeout --foreground -k 10 2700 $(PYTHON) -m pytest
 
 test: lint pytest
 ifeq ($(AGENTWALL_MATRIX),yes)
@@ -79,6 +80,9 @@ vmtest: packages-vm
 
 wheel: setup
 	$(PYTHON) -m hatchling build -t wheel
+
+deb: setup
+	tools/deb.sh
 
 clean:
 	rm -rf build dist agentwall/_bpf .mypy_cache .ruff_cache .pytest_cache .hypothesis
