@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write what is generated in docs/: JSON Schemas, and the tables of keys in the references.
 
-Run it after changing agentwall/policy/document.py or agentwall/detect/signature_document.py; tests
-fail until that is done.
+Run it after changing agentwall/policy/document.py, agentwall/detect/signature_document.py or
+agentwall/daemon/config_document.py; tests fail until that is done.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from agentwall.daemon.config_document import MODELS as CONFIG_MODELS
+from agentwall.daemon.config_document import ConfigDocument
 from agentwall.detect.signature_document import MODELS, SignatureFile
 from agentwall.policy.schema import json_schema, keys_markdown
 
@@ -18,10 +20,12 @@ END = "<!-- end -->\n"
 REFERENCES = {
     "policy-reference.md": keys_markdown(),
     "signatures.md": keys_markdown(MODELS),
+    "configuration.md": keys_markdown(CONFIG_MODELS),
 }
 SCHEMAS = {
     "policy.schema.json": json_schema(),
     "signature.schema.json": json_schema(SignatureFile),
+    "config.schema.json": json_schema(ConfigDocument),
 }
 
 
