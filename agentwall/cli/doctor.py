@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from agentwall.cli.failures import EXIT_CANNOT_RUN, print_lines
-from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers
+from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers, is_run_id
 from agentwall.detect.budget import BudgetError
 from agentwall.detect.judging import group_bits
 from agentwall.errors import (
@@ -66,7 +66,8 @@ class Checkup:
     roads: list[Road]
     leftovers: list[Leftover]
     orphans: list[Path]
-    """Pin directories that no run's record names."""
+    """Pin directories of runs that no record names. A daemon's are its own: what it leaves stands
+    until the next one takes it over, or until ``agentwall daemon --detach``."""
 
     @property
     def exit_code(self) -> int:
@@ -219,7 +220,7 @@ def _translators() -> list[ProgramInfo]:
 def _orphans() -> list[Path]:
     pinned = pins.pin_dirs()
     known = {record.id for record in (*state.live_runs(), *state.leftovers())}
-    return [path for path in pinned if path.name not in known]
+    return [path for path in pinned if is_run_id(path.name) and path.name not in known]
 
 
 def _clear(kill: bool) -> list[str]:

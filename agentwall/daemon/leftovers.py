@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from agentwall.daemon.cutting import ending_sockets
@@ -11,6 +12,12 @@ from agentwall.host import cgroup, state
 from agentwall.kernel import pins
 
 CGROUP_PREFIX = "agentwall-"
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}", re.ASCII)
+
+
+def is_run_id(name: str) -> bool:
+    """Say whether *name* is one that ``agentwall run`` gives. Pins of a daemon have another."""
+    return _RUN_ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

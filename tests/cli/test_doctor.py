@@ -16,6 +16,7 @@ from rig import own_cgroup, temp_cgroup
 from agentwall.cli import doctor
 from agentwall.cli.main import main
 from agentwall.daemon.leftovers import CGROUP_PREFIX, Leftover
+from agentwall.daemon.plan import new_run_id
 from agentwall.detect.budget import BudgetError
 from agentwall.host import state
 from agentwall.host.cgroup import parse_membership
@@ -203,7 +204,7 @@ def test_without_rights():
     lines = done.stdout.splitlines()
     assert [line.split() for line in lines if "all" in line.split()] == [
         ["not", "tried", "all", "12", "because", "of:", "capabilities"],
-        ["not", "tried", "all", "18", "because", "of:", "capabilities"],
+        ["not", "tried", "all", "19", "because", "of:", "capabilities"],
     ]
     assert lines[-1] == "agentwall cannot run here: capabilities"
 
@@ -268,13 +269,25 @@ def test_clean_after_the_end(capsys, dead_run):
 @pytest.mark.usefixtures("runs")
 def test_orphans(capsys):
     """Pins that no record names are named, and cleared by --clean."""
-    pins.make_pin_dir(pins.BPFFS / "nobody")
+    orphan = pins.BPFFS / new_run_id()
+    pins.make_pin_dir(orphan)
     before = found(capsys)[1]["orphans"]
     after = found(capsys, "--clean")[1]["orphans"]
 
-    assert before == [str(pins.BPFFS / "nobody")]
+    assert before == [str(orphan)]
     assert after == []
-    assert not (pins.BPFFS / "nobody").exists()
+    assert not orphan.exists()
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("runs")
+def test_a_daemons_wall_is_left_alone(capsys):
+    """It stands whether the daemon lives or not: --clean once took it down."""
+    pins.make_pin_dir(pins.BPFFS / "daemon")
+    said = found(capsys, "--clean")[1]
+
+    assert said["orphans"] == []
+    assert (pins.BPFFS / "daemon").exists()
 
 
 def test_kill_alone(capsys):
