@@ -148,7 +148,7 @@ def test_who_has_run_in_the_parent_does_not_get_out_of_it(house):
 
 
 def test_the_hook_confirms_what_was_found(house):
-    """Bound when its cgroup appeared; the hook adds who it is, and its labels."""
+    """Bound when its cgroup appeared; the hook adds who it is, and its labels, but no phase."""
     with house.sandbox("pool-hook") as cgroup, house.client() as client:
         name = house.wait_for_sandbox(cgroup)["id"]
         with sleeping(cgroup) as pid:
@@ -159,7 +159,7 @@ def test_the_hook_confirms_what_was_found(house):
     assert answer["sandbox"] == name
     assert (found["admission"], found["phase"], found["labels"]["episode"]) == (
         "hook",
-        "agent",
+        "setup",
         "3",
     )
     assert found["origin"]["labels"]["team"] == "a"
