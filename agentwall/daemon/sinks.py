@@ -114,7 +114,11 @@ def open_sinks(config: Config, group: int | None) -> Sinks:
         path=config.log.path, log=log, writer=writers[0], journal=journal, figures=Figures()
     )
     if config.metrics is not None:
-        _serve_metrics(sinks, config.metrics)
+        try:
+            _serve_metrics(sinks, config.metrics)
+        except BaseException:
+            sinks.close()
+            raise
     return sinks
 
 
