@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -363,7 +364,8 @@ def test_any_spelling(data, case, before):
     assert dialect in dialects(stream.encode())
 
 
-METHODS = TEXT | st.sampled_from(
+# Drawn text may be any word that stands in the code, and so a dialect's own method.
+METHODS = TEXT.filter(lambda text: not re.search("[a-z]{4}", text)) | st.sampled_from(
     ["login", "submit", "job", "getjob", "subscribe", "initialize", "eth_call", "mining", "getinfo"]
 )
 
