@@ -25,7 +25,7 @@ from agentwall.kernel.wall import Wall
 
 logger = logging.getLogger(__name__)
 
-ROUND_S = 15.0
+ROUND_S = 20.0
 """Within which every sandbox is looked at once."""
 _TICK_S = 1.0
 _AT_LEAST = 8
