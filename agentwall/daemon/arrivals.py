@@ -109,8 +109,7 @@ class Arrivals:
             self.problems.pop("watch", None)
 
     def _is_dormant(self, path: str) -> bool:
-        scope = self._scope_of(path)
-        candidate = candidate_at(scope, path) if scope is not None else None
+        _, candidate = self._look_at(path)
         if candidate is None or candidate.is_known or candidate.path != path:
             return False
         cgroup = find(path)
@@ -175,8 +174,7 @@ class Arrivals:
     # --- One that is there ----------------------------------------------------------------------
 
     def _appear(self, path: str, admission: Admission) -> None:
-        scope = self._scope_of(path)
-        candidate = candidate_at(scope, path) if scope is not None else None
+        scope, candidate = self._look_at(path)
         if scope is None or candidate is None:
             return
         try:
@@ -202,8 +200,7 @@ class Arrivals:
         holding = self._holding(candidate.path)
         if holding is None or holding.is_scope:
             return True
-        scope = self._scope_of(holding.cgroup.path)
-        outer = candidate_at(scope, holding.cgroup.path) if scope is not None else None
+        _, outer = self._look_at(holding.cgroup.path)
         if outer is None or not gives_way(outer, candidate) or _has_run(holding, candidate):
             return False
         self._keeper.release(holding, "it only holds sandboxes")
@@ -238,6 +235,11 @@ class Arrivals:
         scope = self._scope_of(path)
         return scope is not None and can_hold(scope, path)
 
+    def _look_at(self, path: str) -> tuple[Scope | None, Candidate | None]:
+        """Return the scope that *path* lies in, and the sandbox that it is or belongs to there."""
+        scope = self._scope_of(path)
+        return scope, candidate_at(scope, path) if scope is not None else None
+
     def _scope_of(self, path: str) -> Scope | None:
         for scope in self._config.scopes:
             if path.startswith(scope.cgroup.rstrip("/") + "/"):
@@ -262,14 +264,9 @@ class Arrivals:
         path = path_of(pid)
         if path is None:
             raise HostError(f"pid {pid}: expected a process that lives")
-        scope = self._scope_of(path)
-        candidate = candidate_at(scope, path) if scope is not None else None
+        scope, candidate = self._look_at(path)
         holding = self._holding(path)
-        if (
-            holding is not None
-            and not holding.is_scope
-            and (candidate is None or not self._is_free(candidate))
-        ):
+        if holding and not holding.is_scope and not (candidate and self._is_free(candidate)):
             return self._confirm(holding, (path, pid), origin, labels, wanted)
         if scope is None or candidate is None:
             if wanted is not None:

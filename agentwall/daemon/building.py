@@ -92,14 +92,13 @@ class Parts:
         """Put a new edition into force, or keep the old one; say which."""
         now_ns = time.time_ns()
         before = self.keeper.rules.edition
+        kept = f"kept the edition before ({before.digest[:12]})"
         if isinstance(found, Rejected):
-            what = f"kept the edition before ({before.digest[:12]})"
-            return Outcome(time_ns=now_ns, applied=False, what=what, problems=found.problems)
+            return Outcome(time_ns=now_ns, applied=False, what=kept, problems=found.problems)
         try:
             switched, problems = self.keeper.install(found)
         except AgentwallError as err:
-            what = f"kept the edition before ({before.digest[:12]})"
-            return Outcome(time_ns=now_ns, applied=False, what=what, problems=(str(err),))
+            return Outcome(time_ns=now_ns, applied=False, what=kept, problems=(str(err),))
         self.guard_scopes(found.config)
         what = f"{_difference(before, found)}; {switched} judged otherwise"
         return Outcome(time_ns=now_ns, applied=True, what=what, problems=tuple(problems))

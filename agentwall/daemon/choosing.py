@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from agentwall.daemon.config import Scope, ScopeKind
 from agentwall.daemon.edition import Body, Edition
-from agentwall.daemon.members import Admission, Member, merged
+from agentwall.daemon.members import Admission, Member
 from agentwall.errors import HostError
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.host.cgroup import Cgroup
@@ -65,7 +65,7 @@ def choose_body(edition: Edition, applicant: Applicant) -> Body | None:
         offered,
         cgroup=applicant.cgroup.path,
         origin=applicant.origin,
-        labels=merged(applicant.labels, applicant.origin),
+        labels=applicant.labels,
         wanted=wanted,
     )
     return edition.initial(chosen.name) if chosen is not None else None

@@ -12,7 +12,9 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 
+from agentwall.daemon.clock import boot_ns
 from agentwall.engine.commands import KillFlow
+from agentwall.engine.events import FlowLeftHanging
 from agentwall.errors import HostError
 from agentwall.host.cgroup import Cgroup
 from agentwall.host.netns import netns_id
@@ -32,6 +34,20 @@ class FlowCutter:
     def __init__(self) -> None:
         self._monitor: SockDiag | None = None
         self._said: set[str] = set()
+
+    def carry_out(self, command: KillFlow) -> FlowLeftHanging | None:
+        """:meth:`cut`, and return what the engine is to be told; None: nothing."""
+        why = self.cut(command)
+        if why is None:
+            return None
+        return FlowLeftHanging(
+            key=command.sandbox,
+            mono_ns=boot_ns(),
+            protocol=command.protocol,
+            local=command.local,
+            remote=command.remote,
+            why=why,
+        )
 
     def cut(self, command: KillFlow) -> str | None:
         """End a socket, for good.

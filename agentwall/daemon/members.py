@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agentwall.flow.origin import Origin
@@ -199,11 +199,6 @@ def wanted_id(origin: Origin, path: str) -> str:
     if origin.job:
         return f"job-{origin.job}" + (f"-step-{origin.step}" if origin.step else "")
     return path.rpartition("/")[2][:_MAX_ID] or "sandbox"
-
-
-def merged(labels: Mapping[str, str], origin: Origin) -> dict[str, str]:
-    """Return the labels by which a policy is chosen: the runtime's, and over them the harness's."""
-    return {**origin.labels, **labels}
 
 
 def sandbox_of(member: Member) -> Sandbox:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.members import Members
 from agentwall.daemon.sinks import Sinks
 from agentwall.daemon.tallies import Tallies
@@ -88,7 +89,7 @@ class Outlets:
 
     def flush(self) -> None:
         """Put out what is due."""
-        for record in self._repeats.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+        for record in self._repeats.tick(boot_ns()):
             self._put(record)
         self._sinks.flush()
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.cutting import FlowCutter
 from agentwall.daemon.members import Members
 from agentwall.engine.commands import KillFlow, Report, StopSandbox
@@ -23,7 +24,6 @@ from agentwall.engine.events import (
     AttemptSeen,
     Event,
     ExcerptsSeen,
-    FlowLeftHanging,
     Lost,
     TotalsRead,
 )
@@ -169,20 +169,10 @@ class Pump:
 
     def _lose(self, error: EventDecodeError | KernelError) -> None:
         logger.warning("events lost: %s", error)
-        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = boot_ns()
         self.emit(Lost(key=_NO_SANDBOX, mono_ns=now_ns, where="decode", lost=1))
 
     def _cut(self, command: KillFlow) -> None:
-        why = self._cutter.cut(command)
-        if why is None:
-            return
-        self.emit(
-            FlowLeftHanging(
-                key=command.sandbox,
-                mono_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-                protocol=command.protocol,
-                local=command.local,
-                remote=command.remote,
-                why=why,
-            )
-        )
+        hanging = self._cutter.carry_out(command)
+        if hanging is not None:
+            self.emit(hanging)

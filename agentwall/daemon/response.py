@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from pathlib import Path
 
+from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.config import ResponseSettings
 from agentwall.daemon.hooks import Hooks
 from agentwall.daemon.snapshots import Shot, brief, name_snapshot, write_snapshot
@@ -74,7 +75,7 @@ class Responder:
             problem, detail = self._freeze(command, cgroup)
         return SandboxStopped(
             key=command.sandbox,
-            mono_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            mono_ns=boot_ns(),
             response=command.response,
             problem=problem,
             detail={"signature": command.detection.finding.signature, **detail},

@@ -24,7 +24,7 @@ from agentwall.daemon.callers import Caller
 from agentwall.daemon.clock import boot_ns, offset_ns
 from agentwall.daemon.connections import Deferred, Result
 from agentwall.daemon.control import ControlServer
-from agentwall.daemon.describe import Vitals, describe_daemon
+from agentwall.daemon.describe import Vitals
 from agentwall.daemon.edition import Edition, Rejected, Request
 from agentwall.daemon.refusals import Refusal
 from agentwall.daemon.reload import EditionReader, Outcome
@@ -330,10 +330,6 @@ class Service:
             unbound=self._arrivals.unbound(),
             scope_problems=parts.scope_problems,
         )
-
-    def status(self) -> dict[str, object]:
-        """Return the whole, as ``status`` has it."""
-        return describe_daemon(self._parts.keeper, self.vitals())
 
     def _summary(self) -> str:
         keeper = self._parts.keeper

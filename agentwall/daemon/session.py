@@ -28,7 +28,6 @@ from agentwall.engine.events import (
     CountersRead,
     Event,
     ExcerptsSeen,
-    FlowLeftHanging,
     Lost,
     RulesApplied,
     SandboxFinished,
@@ -284,18 +283,9 @@ class Session:
                     self._stop(command)
 
     def _cut(self, command: KillFlow) -> None:
-        why = self._cutter.cut(command)
-        if why is not None:
-            self._handle(
-                FlowLeftHanging(
-                    key=command.sandbox,
-                    mono_ns=boot_ns(),
-                    protocol=command.protocol,
-                    local=command.local,
-                    remote=command.remote,
-                    why=why,
-                )
-            )
+        hanging = self._cutter.carry_out(command)
+        if hanging is not None:
+            self._handle(hanging)
 
     def _stop(self, command: StopSandbox) -> None:
         stopped = self._responder.stop(command, self._enclosure.cgroup, time.monotonic())

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 
+from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.members import UNKNOWN_PLACE, Admission, Member, Place
 from agentwall.errors import AgentwallError
 from agentwall.host.coverage import Coverage, assess_coverage
@@ -95,7 +96,7 @@ class Surroundings:
         started = [each for each in map(self._started_s, member.cgroup.pids()[:_MAX_PIDS]) if each]
         if not started:
             return 0
-        return max(0, round((time.clock_gettime(time.CLOCK_BOOTTIME) - min(started)) * 1000))
+        return max(0, round(boot_ns() / 1e6 - min(started) * 1000))
 
     def _started_s(self, pid: int) -> float | None:
         try:

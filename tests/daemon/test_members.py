@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rig.cgroup import temp_cgroup
 from rig.keeping import OTHER, member_at
 
-from agentwall.daemon.members import Admission, Members, merged, sandbox_of, wanted_id
+from agentwall.daemon.members import Admission, Members, sandbox_of, wanted_id
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.flow.record import SandboxKey
 
@@ -115,13 +113,6 @@ def test_an_id_is_given_once(directory):
 
     assert again == "x" * 55 + "-23456789"
     assert members.free_id(OTHER, "/t/y", SandboxKey(1)) == "y"
-
-
-def test_the_harness_has_the_last_word_on_labels(directory):
-    """What the runtime says holds until the harness says otherwise."""
-    origin = replace(OTHER, labels={"role": "rollout", "team": "a"})
-
-    assert merged({"role": "web"}, origin) == {"role": "web", "team": "a"}
 
 
 def test_an_event_names_it_as_it_is_then(directory):
