@@ -13,8 +13,14 @@ from agentwall.net.ports import describe, protocol_name
 from agentwall.net.reserved import innermost_block
 from agentwall.policy.detection import describe_looked_for, looked_for
 from agentwall.policy.evaluate import Decision, evaluate, evaluate_name, loopback_scope
-from agentwall.policy.explain import describe_terms, labels_below, permit_line, suggest
-from agentwall.policy.model import Loopback, Policy
+from agentwall.policy.explain import (
+    describe_inspect,
+    describe_terms,
+    labels_below,
+    permit_line,
+    suggest,
+)
+from agentwall.policy.model import Inspect, Loopback, Policy
 from agentwall.policy.question import (
     AskReason,
     QuestionDecision,
@@ -97,6 +103,8 @@ def as_lines(found: Explanation) -> Iterator[str]:
     if decision.rule is not None and decision.rule.note:
         yield f"  note    {decision.rule.note}"
     if _is_looked_into(decision):
+        if decision.rule is not None and decision.rule.inspect is not Inspect.ALL:
+            yield f"  inspect {describe_inspect(decision.rule.inspect)}"
         yield f"  detect  {describe_looked_for(found.policy, decision.rule)}"
     if decision.verdict is Verdict.DENY:
         yield f"  permit  {_suggestion(found)}"
@@ -135,6 +143,7 @@ def as_json(found: Explanation) -> dict[str, object]:
         "proxy": decision.is_proxy,
         "detect": _detect(found),
         "except": list(decision.rule.excepts) if decision.rule else [],
+        "inspect": _inspect(decision),
         "question": _question(found.question) if found.question else None,
         "permit": _permit(found),
         "note": _note(found),
@@ -168,6 +177,12 @@ def _detect(found: Explanation) -> dict[str, str] | None:
         return None
     classes = looked_for(found.policy, found.decision.rule)
     return {cls.value: response.value for cls, response in classes.items()}
+
+
+def _inspect(decision: Decision) -> str | None:
+    if decision.rule is None or not _is_looked_into(decision):
+        return None
+    return decision.rule.inspect.value
 
 
 def _question(decision: QuestionDecision) -> dict[str, object]:

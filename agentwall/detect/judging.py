@@ -5,7 +5,8 @@
 signature set has one bit, a policy becomes a mask of the groups it blocks, one of those it reports,
 and for each rule one of those that it excepts. What matched ``matched`` groups, some of them
 ``certain`` (of signatures that may block), is then dropped if ``certain & blocks & ~excepts``, and
-reported if ``matched & (blocks | alerts) & ~excepts``. A test holds the two equal.
+reported if ``matched & (blocks | alerts) & ~excepts``. A rule that has nothing read, ``inspect:
+none``, excepts every bit. A test holds the two equal.
 
 The conversations of a capture are judged by address and name in :mod:`agentwall.detect.replay`.
 """
@@ -19,11 +20,13 @@ from agentwall.detect.budget import BudgetError
 from agentwall.detect.signature import Signature, SignatureSet
 from agentwall.flow.finding import Confidence, Finding, Stage
 from agentwall.policy.detection import response_to
-from agentwall.policy.model import Policy, Response, Rule
+from agentwall.policy.model import Inspect, Policy, Response, Rule
 from agentwall.policy.tables import RuleTables
 
 MAX_GROUPS = 63
 """Bits of a 64-bit mask, less the last: ``AW_GROUP_HAND_OVER`` in ``bpf/signatures.h``."""
+EVERYTHING = (1 << 64) - 1
+"""The mask of every group, and of handing over."""
 FOUND_WITHOUT_SIGNATURES = (
     "mining/mining-rhythm",
     "mining/mining-work-feed",
@@ -31,7 +34,7 @@ FOUND_WITHOUT_SIGNATURES = (
     "tunnel/reverse-tunnel",
 )
 """Groups of decoders and behaviour that no signature needs to have."""
-_BLOCKING = (Stage.SIGNATURE, Stage.DECODER)
+_OF_WHAT_IS_SAID = (Stage.SIGNATURE, Stage.DECODER)
 """Behaviour is seen after the fact, and a name on a list is not what is said: those only alert."""
 
 
@@ -45,7 +48,7 @@ class Masks:
     """Groups of the classes whose response is ``alert``."""
     excepts: Mapping[int, int]
     """Index into :attr:`RuleTables.rules` -> groups that are not looked for in what the rule
-    allows. Holds only rules that have some."""
+    allows; :data:`EVERYTHING` where the rule has nothing read. Holds only rules that have some."""
 
 
 def group_bits(signatures: SignatureSet) -> dict[str, int]:
@@ -91,7 +94,7 @@ def masks_of(policy: Policy, tables: RuleTables, signatures: SignatureSet) -> Ma
         by_class[cls] = by_class.get(cls, 0) | by_group[signature.group]
     excepts = {}
     for index, rule in enumerate(tables.rules):
-        mask = 0
+        mask = EVERYTHING if rule.inspect is Inspect.NONE else 0
         for entry in rule.excepts:
             mask |= by_group.get(entry, 0) | by_class.get(entry, 0)
         if mask:
@@ -114,18 +117,24 @@ def judge(found: Finding | Signature, policy: Policy, rule: Rule | None) -> Resp
             scan.
 
     Returns:
-        OFF where it is not looked for: the class is off, the rule excepts it, or the signature only
-        hands the flow over. ALERT also where the policy says block, freeze or kill, but *found* is
-        not sure enough or nothing is left to cut: low confidence, experimental, behaviour, a name
-        on a list.
+        OFF where it is not looked for: the class is off, the rule excepts it or has nothing read,
+        or the signature only hands the flow over. ALERT also where the policy says block, freeze or
+        kill, but *found* is not sure enough or nothing is left to cut: low confidence,
+        experimental, behaviour, a name on a list.
     """
     if isinstance(found, Signature) and found.hand_over:
+        return Response.OFF
+    if rule is not None and rule.inspect is Inspect.NONE and _is_of_what_is_said(found):
         return Response.OFF
     response = response_to(policy, found.cls, found.dialect, rule)
     return Response.ALERT if response.cuts and not _may_block(found) else response
 
 
+def _is_of_what_is_said(found: Finding | Signature) -> bool:
+    return isinstance(found, Signature) or found.stage in _OF_WHAT_IS_SAID
+
+
 def _may_block(found: Finding | Signature) -> bool:
     if isinstance(found, Signature):
         return found.blocks
-    return found.stage in _BLOCKING and found.confidence is not Confidence.LOW
+    return found.stage in _OF_WHAT_IS_SAID and found.confidence is not Confidence.LOW

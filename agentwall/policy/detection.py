@@ -8,7 +8,10 @@ at all, is judged in :mod:`agentwall.detect.judging`.
 from __future__ import annotations
 
 from agentwall.flow.finding import DetectionClass
-from agentwall.policy.model import DETECT_DEFAULTS, Policy, Response, Rule
+from agentwall.policy.model import DETECT_DEFAULTS, Inspect, Policy, Response, Rule
+
+SPOKEN = (DetectionClass.MINING, DetectionClass.TUNNEL, DetectionClass.P2P)
+"""Classes that signatures and decoders tell by what is said; all else is names and behaviour."""
 
 
 def response_to(
@@ -30,10 +33,13 @@ def response_to(
 def looked_for(policy: Policy, rule: Rule | None) -> dict[DetectionClass, Response]:
     """Return the classes that are looked for in flows that *rule* allows, some dialects maybe not.
 
-    What no rule can be excepted from, such as scans, is there as well.
+    What no rule can be excepted from, such as scans, is there as well. Where the rule has nothing
+    read, what is left of :data:`SPOKEN` are names and behaviour, which only alert.
     """
     excepts = rule.excepts if rule is not None else ()
     found = {cls: policy.detect.responses.get(cls, DETECT_DEFAULTS[cls]) for cls in DetectionClass}
+    if rule is not None and rule.inspect is Inspect.NONE:
+        found |= {cls: Response.ALERT for cls in SPOKEN if found[cls].cuts}
     return {
         cls: response
         for cls, response in found.items()

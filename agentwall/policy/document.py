@@ -21,7 +21,7 @@ from agentwall.policy.detect_document import DetectDocument
 from agentwall.policy.dns_document import DnsDocument
 from agentwall.policy.document_map import Map
 from agentwall.policy.match_document import MatchDocument
-from agentwall.policy.model import Loopback, OnError, Section
+from agentwall.policy.model import Inspect, Loopback, OnError, Section
 from agentwall.policy.problems import show
 from agentwall.policy.suffixes import check_reach
 from agentwall.policy.values import (
@@ -67,6 +67,15 @@ def _exceptions(where: str) -> Any:  # noqa: ANN401 - as Field()
         description=f"What is not looked for in flows that the rule {where}: classes of `detect` "
         "(`tunnel`), or one dialect of a class (`tunnel/ssh`).",
         examples=[["tunnel/ssh"], ["mining", "tunnel/socks"]],
+    )
+
+
+def _inspect() -> Any:  # noqa: ANN401 - as Field()
+    return Field(
+        default=Inspect.ALL,
+        description="Where signatures are looked for in these flows: `all`; `wire`, what is in "
+        "clear on the wire, and nothing inside TLS is read; `none`, nowhere.",
+        examples=["wire", "none"],
     )
 
 
@@ -183,6 +192,7 @@ class AllowRule(_NameRuleDocument):
         examples=["allow"],
     )
     excepts: tuple[Excepted, ...] = _exceptions("allows")
+    inspect: Inspect = _inspect()
 
     @classmethod
     def beside(cls, origin: str) -> Mapping[str, Any]:
@@ -234,6 +244,7 @@ class InboundRule(_RuleDocument):
         examples=[[8000]],
     )
     excepts: tuple[Excepted, ...] = _exceptions("lets in")
+    inspect: Inspect = _inspect()
 
 
 class PhaseDocument(Map):

@@ -17,7 +17,7 @@ from agentwall.net.endpoint import (
     destination,
 )
 from agentwall.net.reserved import innermost_block
-from agentwall.policy.model import NameTerms
+from agentwall.policy.model import Inspect, NameTerms
 from agentwall.policy.suffixes import SuffixKind, suffix_kind
 
 HTTPS_PORT = 443
@@ -48,6 +48,11 @@ _TERM_HELPS = {
     ReasonCode.NO_SERVER_NAME: "sni: optional",
     ReasonCode.ECH: "ech: outer",
     ReasonCode.QUIC: "quic: allow",
+}
+_INSPECTED = {
+    Inspect.ALL: "what is said is read, in clear and inside TLS",
+    Inspect.WIRE: "nothing inside TLS is read",
+    Inspect.NONE: "what is said is not read, in clear or inside TLS",
 }
 _NAMED = (ReasonCode.QUESTION, ReasonCode.SERVER_NAME, ReasonCode.PROXY_TARGET)
 """Reasons that are about a name the sandbox asked for or said."""
@@ -210,6 +215,11 @@ def describe_terms(terms: NameTerms) -> str:
     ech = "outer" if terms.ech_outer else "refuse"
     quic = "allow" if terms.quic else "refuse"
     return f"sni: {sni}, ech: {ech}, quic: {quic}"
+
+
+def describe_inspect(inspect: Inspect) -> str:
+    """Return what ``inspect`` on a rule comes to: ``wire: nothing inside TLS is read``."""
+    return f"{inspect.value}: {_INSPECTED[inspect]}"
 
 
 def labels_below(pattern: NamePattern, name: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warnings about ``detect`` and ``except``; :mod:`agentwall.policy.lint` gives some of them."""
+"""Warnings on ``detect``, ``except``, ``inspect``; :mod:`agentwall.policy.lint` gives most."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator
 
 from agentwall.errors import SourceLocation
 from agentwall.flow.finding import DetectionClass
-from agentwall.policy.model import Policy, Response, Rule, Section
+from agentwall.policy.detection import SPOKEN
+from agentwall.policy.model import DETECT_DEFAULTS, Inspect, Policy, Response, Rule, Section
 from agentwall.policy.phases import every_rule
 from agentwall.policy.values import EXCEPTABLE
 from agentwall.policy.warning import LintWarning
@@ -29,6 +30,7 @@ def detect_warnings(policy: Policy) -> Iterator[LintWarning]:
         yield LintWarning(where, "detect.dns_exfil", text)
     for rule in policy.allow + policy.inbound:
         yield from _about_exceptions(rule, policy)
+        yield from _about_inspection(rule, policy)
 
 
 def _about_exceptions(rule: Rule, policy: Policy) -> Iterator[LintWarning]:
@@ -41,6 +43,28 @@ def _about_exceptions(rule: Rule, policy: Policy) -> Iterator[LintWarning]:
             yield LintWarning(rule.where, rule.id, f"excepts {entry} twice: {name} holds it")
     if rule.section is Section.ALLOW and set(rule.excepts) >= _EVERY_CLASS:
         text = "excepts every class: nothing is looked for in what it allows"
+        yield LintWarning(rule.where, rule.id, text)
+
+
+def _about_inspection(rule: Rule, policy: Policy) -> Iterator[LintWarning]:
+    if rule.inspect is Inspect.ALL:
+        return
+    responses = {
+        cls.value: policy.detect.responses.get(cls, DETECT_DEFAULTS[cls])
+        for cls in SPOKEN
+        if cls.value not in rule.excepts
+    }
+    said = f"inspect: {rule.inspect.value}"
+    if all(response is Response.OFF for response in responses.values()):
+        text = f"{said}: nothing is looked for in what is said here anyway"
+        yield LintWarning(rule.where, rule.id, text)
+        return
+    blocked = [name for name, response in responses.items() if response.cuts]
+    if rule.inspect is Inspect.NONE and blocked:
+        text = (
+            f"{said}: what is said here is not read, in clear or inside TLS, so detect does not "
+            f"block {' or '.join(blocked)}"
+        )
         yield LintWarning(rule.where, rule.id, text)
 
 

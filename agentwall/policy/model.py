@@ -113,6 +113,17 @@ class DnsSettings:
     where: SourceLocation
 
 
+class Inspect(enum.Enum):
+    """What ``inspect`` says: where signatures are looked for behind a rule."""
+
+    ALL = "all"
+    """In clear on the wire, and inside TLS."""
+    WIRE = "wire"
+    """In clear on the wire alone; nothing inside TLS is read."""
+    NONE = "none"
+    """Nowhere; names and behaviour are seen all the same."""
+
+
 class Response(enum.Enum):
     """What follows on a detection, from the mildest to the gravest."""
 
@@ -203,6 +214,7 @@ class Rule:
     excepts: tuple[str, ...] = ()
     """``except``: a class (``tunnel``) or a class and dialect (``tunnel/ssh``) that is not looked
     for in flows this rule allows."""
+    inspect: Inspect = Inspect.ALL
 
     @property
     def id(self) -> str:

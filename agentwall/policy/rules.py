@@ -12,6 +12,7 @@ from agentwall.net.ports import PortRange
 from agentwall.policy.document import HTTPS, PHASE_LISTS, AllowRule, DenyRule, InboundRule
 from agentwall.policy.extends import List, PolicyFile, RuleDocument
 from agentwall.policy.model import (
+    Inspect,
     NameTerms,
     Phase,
     Rule,
@@ -51,6 +52,7 @@ def make_rules(
             is_proxy=document.origin == "proxy",
             phase=phase,
             excepts=_excepts(document),
+            inspect=_inspect(document),
         )
         for index, document in enumerate(documents)
         for place in (_place(section, index, phase),)
@@ -134,6 +136,10 @@ def _terms(document: RuleDocument) -> NameTerms:
 
 def _excepts(document: RuleDocument) -> tuple[str, ...]:
     return () if isinstance(document, DenyRule) else tuple(dict.fromkeys(document.excepts))
+
+
+def _inspect(document: RuleDocument) -> Inspect:
+    return Inspect.ALL if isinstance(document, DenyRule) else document.inspect
 
 
 def _ports(entries: Sequence[tuple[PortRange, ...]]) -> tuple[PortRange, ...]:

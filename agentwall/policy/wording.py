@@ -82,7 +82,7 @@ def _where(error: ErrorDetails, source: Source) -> SourceLocation:
 def _unknown_key(place: tuple[str | int, ...], keys: list[str]) -> str:
     if place[0] == "inbound" and place[-1] in AllowRule.origins:
         return "expected cidr or cidr_file: of who connects only the address is known"
-    if place[-3:-2] == ("deny",) and place[-1] == "except":
+    if place[-3:-2] == ("deny",) and place[-1] in ("except", "inspect"):
         return "expected it beside an allow or inbound rule: what is denied says nothing"
     if meant := _meant_key(place, keys):
         return f"unknown key; did you mean {meant}?"

@@ -218,6 +218,7 @@ def test_json_of_an_address(capsys):
         "proxy": False,
         "detect": None,
         "except": [],
+        "inspect": None,
         "question": None,
         "permit": "- {cidr: 10.20.0.9, ports: [8000]}",
         "note": None,
@@ -253,6 +254,7 @@ def test_json_of_a_name(capsys):
             "beacon": "alert",
         },
         "except": [],
+        "inspect": "all",
         "question": {
             "verdict": "allow",
             "why": "rule",
@@ -290,3 +292,38 @@ def test_exceptions(capsys):
     found = json.loads(out)
 
     assert (found["detect"], found["except"]) == ({"mining": "block"}, ["tunnel", "mining/beam"])
+
+
+@pytest.mark.parametrize(
+    ("inspect", "lines"),
+    [
+        ("all", ["  detect  mining: block, tunnel: block"]),
+        (
+            "wire",
+            [
+                "  inspect wire: nothing inside TLS is read",
+                "  detect  mining: block, tunnel: block",
+            ],
+        ),
+        (
+            "none",
+            [
+                "  inspect none: what is said is not read, in clear or inside TLS",
+                "  detect  mining: alert, tunnel: alert",
+            ],
+        ),
+    ],
+)
+def test_what_is_read(capsys, inspect, lines):
+    """Where not all is read that is said, and where nothing is what is left only alerts."""
+    with open("p.yaml", "a", encoding="utf-8") as file:
+        file.write(f"inbound: [{{cidr: 10.9.9.9, ports: [80], inspect: {inspect}}}]\n")
+        file.write("detect: {scan: off, p2p: off, beacon: off, dns_exfil: off}\n")
+    argv = ("10.9.9.9:80", "--direction", "in")
+    _, out = _explain(capsys, *argv)
+
+    assert out.splitlines()[3:] == lines
+
+    _, out = _explain(capsys, *argv, "--format", "json")
+
+    assert json.loads(out)["inspect"] == inspect

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentwall.detect import reverse, rhythm, stratum_v2
 from agentwall.detect.budget import BudgetError
 from agentwall.detect.judging import (
+    EVERYTHING,
     FOUND_WITHOUT_SIGNATURES,
     MAX_GROUPS,
     Masks,
@@ -38,6 +39,7 @@ from agentwall.net.ports import ANY
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.model import (
     Detect,
+    Inspect,
     Loopback,
     OnError,
     Policy,
@@ -79,7 +81,7 @@ def _set(signatures, indicators=()) -> SignatureSet:
     return SignatureSet(signatures=ordered, indicators=tuple(indicators), digest="")
 
 
-def _rule(index, section=Section.ALLOW, excepts=()) -> Rule:
+def _rule(index, section=Section.ALLOW, excepts=(), inspect=Inspect.ALL) -> Rule:
     return Rule(
         policy="p",
         section=section,
@@ -88,6 +90,7 @@ def _rule(index, section=Section.ALLOW, excepts=()) -> Rule:
         ports=ANY,
         where=HERE,
         excepts=tuple(excepts),
+        inspect=inspect,
     )
 
 
@@ -129,10 +132,13 @@ def signature_sets(draw):
 
 @st.composite
 def policies(draw):
-    """Return a policy with any responses, and rules with any exceptions."""
+    """Return a policy with any responses, and rules with any exceptions that are read or not."""
+    reads = st.sampled_from(Inspect)
     responses = {cls: draw(st.sampled_from(Response)) for cls in DetectionClass}
-    allow = tuple(_rule(i, excepts=draw(EXCEPTS)) for i in range(draw(st.integers(0, 3))))
-    inbound = tuple(_rule(i, Section.INBOUND, draw(EXCEPTS)) for i in range(2))
+    allow = tuple(
+        _rule(i, excepts=draw(EXCEPTS), inspect=draw(reads)) for i in range(draw(st.integers(0, 3)))
+    )
+    inbound = tuple(_rule(i, Section.INBOUND, draw(EXCEPTS), draw(reads)) for i in range(2))
     return _policy(responses, allow, inbound, (_rule(9, Section.DENY),))
 
 
@@ -168,13 +174,20 @@ def test_masks_agree(signatures, policy, data):
 
 @given(signature_sets(), policies())
 def test_masks_are_of_groups_only(signatures, policy):
-    """No mask has a bit that no group has, blocks and alerts share none, and no rule has 0."""
-    masks = masks_of(policy, compile_policy(policy), signatures)
+    """No mask has a bit that no group has, blocks and alerts share none, and no rule has 0.
+
+    But for rules that have nothing read: theirs has every bit, that of handing over too.
+    """
+    tables = compile_policy(policy)
+    masks = masks_of(policy, tables, signatures)
     every = sum(1 << bit for bit in group_bits(signatures).values())
 
     assert not masks.blocks & masks.alerts
     assert not (masks.blocks | masks.alerts) & ~every
-    assert all(mask and not mask & ~every for mask in masks.excepts.values())
+    unread = {i for i, rule in enumerate(tables.rules) if rule.inspect is Inspect.NONE}
+    assert unread <= masks.excepts.keys()
+    for index, mask in masks.excepts.items():
+        assert mask == EVERYTHING if index in unread else mask and not mask & ~every
 
 
 @given(st.randoms(), st.integers(1, MAX_GROUPS))
@@ -239,6 +252,29 @@ def test_excepted_findings(excepts, response):
 
     assert judge(_finding(), policy, rule) is Response(response)
     assert judge(_finding(), policy, None) is Response.BLOCK
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("inspect", Inspect)
+def test_unread_findings(stage, inspect):
+    """Behind a rule that has nothing read only names and behaviour count, elsewhere all."""
+    rule = _rule(0, inspect=inspect)
+    policy = _policy(allow=(rule,))
+    told = Response.ALERT if stage in (Stage.BEHAVIOUR, Stage.INDICATOR) else Response.BLOCK
+    unread = inspect is Inspect.NONE and told is Response.BLOCK
+
+    assert judge(_finding(stage=stage), policy, rule) is (Response.OFF if unread else told)
+    assert judge(_finding(stage=stage), policy, None) is told
+
+
+@pytest.mark.parametrize(
+    ("inspect", "response"), [("all", "block"), ("wire", "block"), ("none", "off")]
+)
+def test_unread_signatures(inspect, response):
+    """What the automaton matched counts for nothing behind a rule that has nothing read."""
+    rule = _rule(0, inspect=Inspect(inspect))
+
+    assert judge(_signature("tunnel/ssh"), _policy(allow=(rule,)), rule) is Response(response)
 
 
 def test_hand_over_is_no_finding():

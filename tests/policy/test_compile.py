@@ -21,6 +21,7 @@ from agentwall.policy.compile import compile_policy, find, find_entry
 from agentwall.policy.evaluate import evaluate
 from agentwall.policy.model import (
     DnsSettings,
+    Inspect,
     Loopback,
     LoopbackScope,
     OnError,
@@ -253,6 +254,25 @@ def test_nesting_at_the_edge(wide, narrow):
 
     assert find(tables, Direction.OUT, remote, 22).rule == 0
     assert find(tables, Direction.OUT, remote, 443).rule == 1
+
+
+@pytest.mark.parametrize("section", [Section.ALLOW, Section.INBOUND])
+def test_rules_that_differ_in_what_is_read_stay_apart(section):
+    """Rules with one prefix and ports that meet or overlap are not made one: each says its own."""
+    rules = tuple(
+        replace(_rule(section, number, ["8.8.8.8/32"], parse_ports(ports)), inspect=inspect)
+        for number, (ports, inspect) in enumerate(
+            (("100-199", Inspect.NONE), ("150-299", Inspect.ALL), ("300-399", Inspect.WIRE))
+        )
+    )
+    tables = compile_policy(_policy(**{section.value: rules}))
+    direction = Direction.OUT if section is Section.ALLOW else Direction.IN
+    entry = find_entry(tables, direction, Endpoint(ip_address("8.8.8.8"), 0, 6))
+    intervals = tables.interval_sets[entry.interval_set]
+
+    assert [
+        (i.first & 0xFFFF, i.last & 0xFFFF, tables.rules[i.rule].inspect) for i in intervals
+    ] == [(100, 199, Inspect.NONE), (200, 299, Inspect.ALL), (300, 399, Inspect.WIRE)]
 
 
 def test_overlapping_and_adjacent_ports_of_one_rule():

@@ -8,7 +8,15 @@ import pytest
 from agentwall.errors import PolicyError
 from agentwall.flow.finding import DetectionClass
 from agentwall.policy.load import load_policy
-from agentwall.policy.model import DETECT_DEFAULTS, Detect, DnsLimits, Response, ScanLimits
+from agentwall.policy.model import (
+    DETECT_DEFAULTS,
+    Detect,
+    DnsLimits,
+    Inspect,
+    Response,
+    ScanLimits,
+)
+from agentwall.policy.phases import every_rule
 
 MINING, TUNNEL, SCAN = DetectionClass.MINING, DetectionClass.TUNNEL, DetectionClass.SCAN
 
@@ -86,6 +94,38 @@ def test_exceptions_stay_with_their_rule(tmp_path):
     policy = _load(tmp_path, f"extends: [a]\nallow: [{{{rule}}}]")
 
     assert [r.excepts for r in policy.allow] == [("tunnel/ssh", "mining"), ()]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "allow: [{cidr: any, ports: [1]%s}]",
+        "allow: [{cidr_file: l.txt, ports: [1]%s}]",
+        "allow: [{host: a.example%s}]",
+        "allow: [{host_file: l.txt%s}]",
+        "allow: [{proxy: 10.0.0.5, ports: [1]%s}]",
+        "inbound: [{cidr: any, ports: [1]%s}]",
+        "phases: {setup: {allow: [{cidr: any, ports: [1]%s}]}}",
+    ],
+)
+def test_where_reading_may_be_limited(tmp_path, rule):
+    """Every kind of rule that lets something through says what is read; by default all is."""
+    (tmp_path / "l.txt").write_text("# nothing\n")
+    dns = "dns: {servers: [10.20.0.2]}\n"
+    told = [Inspect.ALL, *Inspect]
+    texts = ["", *(f", inspect: {each.value}" for each in Inspect)]
+    found = [every_rule(_load(tmp_path, dns + rule % text)) for text in texts]
+
+    assert [[each.inspect for each in rules] for rules in found] == [[each] for each in told]
+
+
+def test_reading_stays_with_its_rule(tmp_path):
+    """What a base's rule has read is said of the base's rule, and no other."""
+    rule = "cidr: 1.1.1.1, ports: [22]"
+    _load(tmp_path, f"allow: [{{{rule}, inspect: none}}]", "a")
+    policy = _load(tmp_path, f"extends: [a]\nallow: [{{{rule}}}]")
+
+    assert [r.inspect for r in policy.allow] == [Inspect.NONE, Inspect.ALL]
 
 
 def test_all_responses(tmp_path):
@@ -204,6 +244,31 @@ def test_where_exceptions_may_stand(tmp_path, rule):
             "allow: [{cidr: any, ports: [1], excepts: [tunnel]}]",
             "2:33: allow[0].excepts: unknown key; did you mean except?",
         ),
+        (
+            "allow: [{cidr: any, ports: [1], inspect: tls}]",
+            "2:42: allow[0].inspect: expected 'all', 'wire' or 'none', got 'tls'",
+        ),
+        (
+            "inbound: [{cidr: any, ports: [1], inspect: off}]",
+            "2:44: inbound[0].inspect: expected 'all', 'wire' or 'none', got false",
+        ),
+        (
+            "allow: [{cidr: any, ports: [1], inspect: }]",
+            "2:42: allow[0].inspect: expected 'all', 'wire' or 'none', got nothing",
+        ),
+        (
+            "allow: [{cidr: any, ports: [1], inspct: none}]",
+            "2:33: allow[0].inspct: unknown key; did you mean inspect?",
+        ),
+        (
+            "deny: [{cidr: any, inspect: none}]",
+            "2:20: deny[0].inspect: expected it beside an allow or inbound rule: what is denied sa",
+        ),
+        (
+            "phases: {setup: {deny: [{cidr: any, inspect: wire}]}}",
+            "2:37: phases.setup.deny[0].inspect: expected it beside an allow or inbound rule: what",
+        ),
+        ("detect: {inspect: none}", "2:10: detect.inspect: unknown key; expected one of mining,"),
         (
             "deny: [{cidr: any, except: [tunnel]}]",
             "2:20: deny[0].except: expected it beside an allow or inbound rule: what is denied say",

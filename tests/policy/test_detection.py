@@ -62,6 +62,24 @@ def test_what_is_looked_for(policy):
     assert describe_looked_for(policy, None).endswith("dns_exfil: alert, beacon: alert")
 
 
+@pytest.mark.parametrize(
+    ("inspect", "said"),
+    [
+        ("all", "mining: block, tunnel: kill, p2p: alert, scan: alert"),
+        ("wire", "mining: block, tunnel: kill, p2p: alert, scan: alert"),
+        ("none", "mining: alert, tunnel: alert, p2p: alert, scan: alert"),
+    ],
+)
+def test_what_is_left_where_nothing_is_read(tmp_path, inspect, said):
+    """Names and behaviour only alert, and are all there is behind a rule that has nothing read."""
+    path = tmp_path / "p.yaml"
+    rule = f"{{cidr: 1.1.1.1, ports: [1], inspect: {inspect}}}"
+    path.write_text(f"version: 1\ndetect: {{tunnel: kill, dns_exfil: kill}}\nallow: [{rule}]\n")
+    policy = load_policy(path)
+
+    assert describe_looked_for(policy, policy.allow[0]) == f"{said}, dns_exfil: kill, beacon: alert"
+
+
 def test_nothing_is_looked_for(tmp_path):
     """Where every class is off, that is said."""
     path = tmp_path / "p.yaml"

@@ -15,9 +15,15 @@ from agentwall.net.domain import parse_pattern
 from agentwall.net.endpoint import Endpoint, NamedEndpoint
 from agentwall.net.reserved import ALL_BLOCKS
 from agentwall.policy.evaluate import evaluate, evaluate_name
-from agentwall.policy.explain import describe_terms, labels_below, permit_line, suggest
+from agentwall.policy.explain import (
+    describe_inspect,
+    describe_terms,
+    labels_below,
+    permit_line,
+    suggest,
+)
 from agentwall.policy.load import load_policy
-from agentwall.policy.model import LoopbackScope, NameTerms
+from agentwall.policy.model import Inspect, LoopbackScope, NameTerms
 
 
 @pytest.mark.parametrize(
@@ -317,6 +323,15 @@ def test_the_line_permits_the_name(tmp_path, name, port, protocol):
     assert policy.allow[0].patterns
     kept = policy.allow[0].patterns[0].pattern.name
     assert evaluate_name(policy, kept, protocol, port).verdict is Verdict.ALLOW
+
+
+def test_describe_inspect():
+    """What is read is said as policies write it, and then in words."""
+    assert [describe_inspect(each) for each in Inspect] == [
+        "all: what is said is read, in clear and inside TLS",
+        "wire: nothing inside TLS is read",
+        "none: what is said is not read, in clear or inside TLS",
+    ]
 
 
 def test_describe_terms():

@@ -27,6 +27,14 @@ def _rule(excepts):
     return f"allow: [{{cidr: 1.1.1.1, ports: [22], except: [{excepts}]}}]"
 
 
+def _read(inspect, section="allow", excepts=""):
+    return f"{section}: [{{cidr: 1.1.1.1, ports: [22], inspect: {inspect}, except: [{excepts}]}}]"
+
+
+UNREAD = "inspect: none: what is said here is not read, in clear or inside TLS, so detect does not"
+NOTHING = "nothing is looked for in what is said here anyway"
+
+
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
@@ -51,6 +59,24 @@ def _rule(excepts):
             _rule("mining, tunnel, p2p, beacon"),
             "2:9: p:allow[0]: warning: excepts every class: nothing is looked for in what it al",
         ),
+        (_read("none"), f"2:9: p:allow[0]: warning: {UNREAD} block mining or tunnel"),
+        (_read("none", "inbound"), f"2:11: p:inbound[0]: warning: {UNREAD} block mining or tunnel"),
+        (_read("none", excepts="tunnel"), f"2:9: p:allow[0]: warning: {UNREAD} block mining"),
+        (
+            f"detect: {{mining: alert, tunnel: kill}}\n{_read('none')}",
+            f"3:9: p:allow[0]: warning: {UNREAD} block tunnel",
+        ),
+        *(
+            (
+                f"detect: {{mining: off, tunnel: off, p2p: off}}\n{_read(inspect)}",
+                f"3:9: p:allow[0]: warning: inspect: {inspect}: {NOTHING}",
+            )
+            for inspect in ("wire", "none")
+        ),
+        (
+            _read("none", excepts="mining, tunnel, p2p"),
+            f"2:9: p:allow[0]: warning: inspect: none: {NOTHING}",
+        ),
     ],
 )
 def test_warnings(tmp_path, text, warning):
@@ -61,7 +87,17 @@ def test_warnings(tmp_path, text, warning):
     assert found.startswith(warning)
 
 
-@pytest.mark.parametrize("text", ["detect: {mining: off, dns_exfil: alert}", _rule("tunnel/ssh")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "detect: {mining: off, dns_exfil: alert}",
+        _rule("tunnel/ssh"),
+        _read("wire"),
+        _read("all"),
+        f"detect: {{mining: alert, tunnel: alert}}\n{_read('none')}",
+        f"detect: {{mining: off, tunnel: off, p2p: off}}\n{_read('all')}",
+    ],
+)
 def test_no_warnings(tmp_path, text):
     """What is plain is taken as meant."""
     assert lint_policy(_load(tmp_path, text)) == ()

@@ -28,14 +28,14 @@ allow:
   - {cidr: any, ports: [any]}
   - {host: "*.bücher.example", sni: optional, ech: outer, quic: allow}
   - {host: "**.s3.amazonaws.com", shared_suffix: true, ports: [443, udp/443]}
-  - {proxy: 10.0.0.5/32, ports: [3128], except: [mining, tunnel/ssh]}
+  - {proxy: 10.0.0.5/32, ports: [3128], except: [mining, tunnel/ssh], inspect: wire}
 deny:
   - {host: "**.zip"}
   - cidr: 10.20.0.9
   - {cidr: "2001:db8::/32", ports: [any, 443]}
   - {cidr: any, ports: [icmp]}
 inbound:
-  - {cidr: 10.20.0.1, ports: [8000]}
+  - {cidr: 10.20.0.1, ports: [8000], inspect: none}
 loopback: deny
 detect:
   mining: off
