@@ -51,6 +51,7 @@ enum aw_hook {
 	AW_HOOK_EGRESS = 6,
 	AW_HOOK_INGRESS = 7,
 	AW_HOOK_SOCK_RELEASE = 8,
+	AW_HOOK_PLAIN = 9, /* a call of a TLS library */
 };
 
 /* Why a verdict is what it is; agentwall/flow/verdict.py explains each. */
@@ -83,6 +84,13 @@ enum aw_reason {
 	AW_REASON_UNREADABLE = 26, /* what is said may still change, or reach the peer in parts */
 };
 
+enum aw_plain {
+	AW_PLAIN_OFF = 0,
+	AW_PLAIN_ALL = 1,
+	AW_PLAIN_JOINED =
+		2, /* only what goes to a flow that is known: some rule has AW_TERM_UNREAD */
+};
+
 /* enum of aw_sandbox.dns */
 #define AW_DNS_DECLARED 0x01 /* the policy names DNS servers */
 #define AW_DNS_ASK_ANY	0x02 /* names: any */
@@ -113,7 +121,8 @@ struct aw_sandbox {
 	__u8 protocols[AW_MAX_PROTOCOLS]; /* beside TCP and UDP; 0 ends the list */
 	__u8 signatures; /* 1 + index into aw_signatures; 0: none are looked for */
 	__u8 scope; /* 1: judges only what belongs to no other sandbox below it: see aw_is_anothers() */
-	__u8 _pad[7];
+	__u8 plain; /* enum aw_plain: whether what is said inside TLS is read */
+	__u8 _pad[6];
 };
 _Static_assert(sizeof(struct aw_sandbox) == 80, "aw_sandbox changed size");
 
@@ -144,6 +153,7 @@ _Static_assert(sizeof(struct aw_interval_set) == 8, "aw_interval_set changed siz
 #define AW_TERM_ECH_OUTER    0x0400 /* an encrypted hello is judged by its outer name */
 #define AW_TERM_QUIC	     0x0800
 #define AW_TERM_PROXY	     0x1000 /* what it is asked for is judged by the other rules */
+#define AW_TERM_UNREAD	     0x2000 /* nothing inside TLS is read */
 
 /* Value of aw_intervals. A set is sorted by first and disjoint. */
 struct aw_interval {
@@ -311,8 +321,11 @@ struct aw_counters {
 	__u64 matches; /* of signatures, reported or not */
 	__u64 window; /* number of the span that events belongs to: see aw_may_report() */
 	__u64 events; /* put into aw_denials in that span */
+	__u64 hello_window; /* as window, of hellos */
+	__u64 hellos; /* struct aw_hello_event put into aw_excerpts in that span */
+	__u64 lost_hellos; /* that found no room there, or were too many at a time */
 };
-_Static_assert(sizeof(struct aw_counters) == 96, "aw_counters changed size");
+_Static_assert(sizeof(struct aw_counters) == 120, "aw_counters changed size");
 
 /* Value of aw_belts, u32. */
 #define AW_BELT_STANDS	   0x1
@@ -327,5 +340,6 @@ struct aw_belt_key {
 _Static_assert(sizeof(struct aw_belt_key) == 16, "aw_belt_key changed size");
 
 #include "signatures.h"
+#include "plain.h"
 
 #endif /* AGENTWALL_ABI_H */

@@ -5,75 +5,18 @@
  * refuses others for how clang lays them out.
  */
 #include "evidence.bpf.h"
+#include "step.bpf.h"
 #include "work.bpf.h"
 
 #define AW_SCAN_STOPS  24 /* matches and datagrams of one packet; what has more does not pass */
-#define AW_SCAN_PIECE  64 /* octets read at a time: the verifier follows each */
 #define AW_SCAN_PIECES 20 /* of AW_MESSAGE_LEN octets: more than a packet has */
 
-enum aw_found {
-	AW_FOUND_NOTHING, /* all was read */
-	AW_FOUND_DEAD, /* nothing can match any more */
-	AW_FOUND_MATCH,
-	AW_FOUND_MORE,
-	AW_FOUND_ERROR,
-};
-
-/*
- * Says whether a match tells of a group for the first time, or of one that is blocked for the first time
- * for certain: a weak signature of the group may have been met before.
- */
-static __always_inline bool aw_is_news(const struct aw_accept *found, __u64 ignored, __u64 spared)
-{
-	return (found->groups & ~ignored) | (found->certain & ~spared);
-}
-
-/* Reads aw_works[index].message on from at: AW_SCAN_PIECE octets at most, or until something is found. */
+/* Reads aw_works[index].message on: AW_SCAN_PIECE octets at most, or until something is found. */
 AW_GLOBAL int aw_step(__u32 index)
 {
 	struct aw_work *work = aw_work_at(index);
-	__u32 state, first, at, size, slot;
-	struct aw_signatures *table;
-	int found = AW_FOUND_NOTHING;
-	__u64 ignored, spared;
 
-	if (!work)
-		return AW_FOUND_ERROR;
-	slot = work->table;
-	table = bpf_map_lookup_elem(&aw_signatures, &slot);
-	if (!table)
-		return AW_FOUND_ERROR;
-	state = work->state;
-	ignored = work->ignored;
-	spared = work->spared;
-	at = work->at;
-	size = work->size;
-	first = table->first_accepting;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < AW_SCAN_PIECE; i++) {
-		__u32 octet, cell, accept;
-
-		if (at >= size)
-			break;
-		octet = work->message[at++ & (AW_MESSAGE_LEN - 1)];
-		cell = table->base[state & (AW_STATES - 1)] +
-		       table->classes[table->group_of[state & (AW_STATES - 1)]][octet];
-		state = table->next[cell & (AW_CELLS - 1)];
-		if (state >= first) {
-			accept = table->accept_of[state] & (AW_ACCEPTS - 1);
-			if (aw_is_news(&table->accepts[accept], ignored, spared)) {
-				work->accept = accept;
-				found = AW_FOUND_MATCH;
-				break;
-			}
-		} else if (!state) {
-			found = AW_FOUND_DEAD;
-			break;
-		}
-	}
-	work->state = state;
-	work->at = at;
-	return found;
+	return work ? aw_step_on(&work->cursor, work->message) : AW_FOUND_ERROR;
 }
 
 /* Reads aw_works[index].message to its end, or until something is found. */
@@ -108,10 +51,10 @@ AW_GLOBAL int aw_read_piece(struct __sk_buff *skb, __u32 index)
 	count = ((count - 1) & (AW_MESSAGE_LEN - 1)) + 1;
 	if (bpf_skb_load_bytes(skb, r->offset, work->message, count))
 		return AW_FOUND_ERROR;
-	work->at = 0;
-	work->size = count;
+	work->cursor.at = 0;
+	work->cursor.size = count;
 	found = aw_read_steps(index);
-	read = work->at < count ? work->at : count;
+	read = work->cursor.at < count ? work->cursor.at : count;
 	r->offset += read;
 	r->left -= read;
 	r->due -= read;
@@ -146,17 +89,17 @@ AW_GLOBAL int aw_take_match(struct __sk_buff *skb, __u32 index)
 	if (!work || !sk || !(sk = bpf_sk_fullsock(sk)))
 		return AW_ACTION_DENY;
 	c = (void *)work->about;
-	accept = work->accept & (AW_ACCEPTS - 1);
+	accept = work->cursor.accept & (AW_ACCEPTS - 1);
 	sandbox = aw_sandbox_of(c->id);
 	socket = bpf_sk_storage_get(&aw_sockets, sk, 0, 0);
-	table = bpf_map_lookup_elem(&aw_signatures, &work->table);
+	table = bpf_map_lookup_elem(&aw_signatures, &work->cursor.table);
 	if (!sandbox || !socket || !table)
 		return AW_ACTION_DENY;
 	groups = table->accepts[accept].groups;
-	certain = table->accepts[accept].certain & ~work->spared;
-	fresh = (groups & ~work->ignored) | certain;
-	work->ignored |= groups;
-	work->spared |= certain;
+	certain = table->accepts[accept].certain & ~work->cursor.spared;
+	fresh = (groups & ~work->cursor.ignored) | certain;
+	work->cursor.ignored |= groups;
+	work->cursor.spared |= certain;
 	socket->scan.reported |= groups;
 	socket->scan.judged |= certain;
 	if (fresh & AW_GROUP_HAND_OVER) {
@@ -188,13 +131,13 @@ static __always_inline int aw_end_unit(struct aw_work *work, int found)
 	r->offset += r->due;
 	r->left -= r->due < r->left ? r->due : r->left;
 	r->due = r->unit < r->left ? r->unit : r->left;
-	table = bpf_map_lookup_elem(&aw_signatures, &work->table);
+	table = bpf_map_lookup_elem(&aw_signatures, &work->cursor.table);
 	if (!table)
 		return AW_FOUND_ERROR;
-	work->accept = table->end_of[work->state & (AW_STATES - 1)];
-	work->state = r->start;
-	if (aw_is_news(&table->accepts[work->accept & (AW_ACCEPTS - 1)], work->ignored,
-		       work->spared))
+	work->cursor.accept = table->end_of[work->cursor.state & (AW_STATES - 1)];
+	work->cursor.state = r->start;
+	if (aw_is_news(&table->accepts[work->cursor.accept & (AW_ACCEPTS - 1)],
+		       work->cursor.ignored, work->cursor.spared))
 		return AW_FOUND_MATCH;
 	return r->left ? AW_FOUND_MORE : AW_FOUND_NOTHING;
 }

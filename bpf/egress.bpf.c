@@ -5,6 +5,7 @@
  */
 #include "say.bpf.h"
 #include "scan.bpf.h"
+#include "join.bpf.h"
 
 #define AW_ICMP_ECHO   8
 #define AW_ICMPV6_ECHO 128
@@ -145,8 +146,8 @@ static __always_inline bool aw_has_content(const struct aw_socket *socket, const
 #define AW_CONTENT_SHIFT 1 /* the terms on which it passes, where its content is judged as well */
 
 /*
- * Judges where a packet goes. Returns enum aw_action, and above it the terms, see AW_CONTENT_SHIFT, and
- * AW_SCAN_DUE.
+ * Judges where a packet goes. Returns enum aw_action, and above it the terms, see AW_CONTENT_SHIFT,
+ * AW_SCAN_DUE and AW_JOIN_DUE.
  */
 AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 {
@@ -191,6 +192,8 @@ AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 	if (action & AW_ACTION_ALLOW &&
 	    aw_is_scan_due(skb, sandbox, socket, &c, c.reason, AW_WAY_OUT))
 		action |= AW_SCAN_DUE;
+	if (action & AW_ACTION_ALLOW && aw_is_join_due(sandbox, socket, &c))
+		action |= AW_JOIN_DUE;
 	return action;
 }
 
@@ -199,12 +202,14 @@ SEC("cgroup_skb/egress")
 int aw_egress(struct __sk_buff *skb)
 {
 	int passes = aw_judge_destination(skb);
-	bool scan = passes & AW_SCAN_DUE;
+	__u32 due = passes & (AW_SCAN_DUE | AW_JOIN_DUE);
 
-	passes &= ~AW_SCAN_DUE;
+	passes &= ~(AW_SCAN_DUE | AW_JOIN_DUE);
 	if (passes >> AW_CONTENT_SHIFT)
 		passes = aw_speak(skb, aw_self(), passes >> AW_CONTENT_SHIFT);
-	if (passes & AW_ACTION_ALLOW && scan)
+	if (passes & AW_ACTION_ALLOW && due & AW_JOIN_DUE)
+		passes = aw_join(skb, aw_self());
+	if (passes & AW_ACTION_ALLOW && due & AW_SCAN_DUE)
 		passes = aw_scan(skb, aw_self(), AW_WAY_OUT);
 	return passes & AW_ACTION_ALLOW;
 }

@@ -32,7 +32,7 @@ static __always_inline void aw_report_match(struct __sk_buff *skb, struct aw_cas
 		count = (count - 1) % r->unit + 1;
 	event->position = r->before + count;
 	event->left = r->before;
-	event->accept = work->accept;
+	event->accept = work->cursor.accept;
 	event->side = c->direction == AW_DIRECTION_OUT ? r->way : !r->way;
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
 	__builtin_memset(event->text, 0, sizeof(event->text));

@@ -6,6 +6,7 @@
 enum aw_verdict _aw_verdict;
 enum aw_mode _aw_mode;
 enum aw_loopback _aw_loopback;
+enum aw_plain _aw_plain;
 enum aw_direction _aw_direction;
 enum aw_hook _aw_hook;
 enum aw_reason _aw_reason;
@@ -34,3 +35,9 @@ struct aw_signatures _aw_signatures;
 struct aw_except_key _aw_except_key;
 struct aw_match_event _aw_match_event;
 struct aw_excerpt_event _aw_excerpt_event;
+struct aw_hello_event _aw_hello_event;
+enum aw_plain_act _aw_plain_act;
+enum aw_plain_library _aw_plain_library;
+struct aw_plain_call _aw_plain_call;
+struct aw_plain_key _aw_plain_key;
+struct aw_plain_counters _aw_plain_counters;

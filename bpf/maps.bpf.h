@@ -150,12 +150,7 @@ struct aw_work {
 	__u32 left;
 	__u32 answers;
 	struct aw_name_key key; /* the name in question; prefixlen covers it, table is the caller's */
-	__u64 ignored; /* groups of signatures that are not looked for */
-	__u64 spared; /* groups whose certain matches need not be looked for */
-	__u32 table; /* index into aw_signatures */
-	__u32 state; /* of the automaton */
-	__u32 accept; /* what matched: index into aw_signatures.accepts */
-	__u32 _pad3;
+	struct aw_cursor cursor; /* of the automaton in message */
 	struct aw_reading reading;
 	struct aw_hello hello; /* a copy of the socket's, while its bytes are read */
 	struct aw_name_key rest; /* of key, without a suffix */
@@ -179,6 +174,8 @@ struct aw_work {
 	struct aw_record record[AW_RECORDS];
 	__u8 message[AW_MESSAGE_LEN];
 };
+
+#include "spoken.bpf.h"
 
 #define AW_WORKS 256 /* a power of two */
 
@@ -231,6 +228,7 @@ struct aw_socket {
 	__u8 terms; /* of the verdict: see struct aw_case */
 	char comm[AW_COMM_LEN];
 	struct aw_scan scan;
+	struct aw_spoken spoken;
 };
 
 AW_MAP struct {

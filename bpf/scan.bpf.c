@@ -237,9 +237,9 @@ AW_GLOBAL int aw_end_reading(struct __sk_buff *skb, __u32 index)
 		return AW_ACTION_DENY;
 	if (socket->scan.hands_over)
 		aw_hand_over(skb, c, sandbox, socket, r);
-	if (r->is_stream && work->state)
+	if (r->is_stream && work->cursor.state)
 		aw_keep_tail(skb, r);
-	aw_close_packet(sandbox, &socket->scan, r, work->state, r->left + r->beyond);
+	aw_close_packet(sandbox, &socket->scan, r, work->cursor.state, r->left + r->beyond);
 	return AW_ACTION_ALLOW;
 }
 
@@ -302,17 +302,17 @@ AW_GLOBAL int aw_begin_reading(struct __sk_buff *skb, __u32 index, __u32 way)
 		scan->state[1] = table->starts[c->direction == AW_DIRECTION_OUT];
 		scan->reported = scan->judged = 0;
 	}
-	work->table = slot;
+	work->cursor.table = slot;
 	ignored = aw_excepted(socket);
-	work->ignored = scan->reported | ignored |
-			~(sandbox->blocks | sandbox->alerts | AW_GROUP_HAND_OVER);
-	work->spared = scan->judged | ignored | ~sandbox->blocks;
-	work->state = r->start;
+	work->cursor.ignored = scan->reported | ignored |
+			       ~(sandbox->blocks | sandbox->alerts | AW_GROUP_HAND_OVER);
+	work->cursor.spared = scan->judged | ignored | ~sandbox->blocks;
+	work->cursor.state = r->start;
 	if (r->is_stream) {
 		if (!aw_open_segment(skb, sk, sandbox, socket, c, r, ignored, &action))
 			return action;
 		if (scan->position[r->way & 1])
-			work->state = scan->state[r->way & 1];
+			work->cursor.state = scan->state[r->way & 1];
 	} else if (c->protocol == IPPROTO_UDP && sandbox->blocks & ~ignored &&
 		   aw_may_be_written(skb, c, way)) {
 		return aw_refuse_unread(skb, sandbox, socket, c, way);

@@ -23,6 +23,18 @@ struct aw_scan {
 	__u8 dead; /* 1: nothing passes any more */
 };
 
+/* Where the automaton stands in a message. */
+struct aw_cursor {
+	__u64 ignored; /* groups of signatures that are not looked for */
+	__u64 spared; /* groups whose certain matches need not be looked for */
+	__u32 table; /* index into aw_signatures */
+	__u32 state;
+	__u32 accept; /* what matched: index into aw_signatures.accepts */
+	__u32 at; /* the next octet of the message */
+	__u32 size; /* octets of the message */
+	__u32 _pad;
+};
+
 /* One packet while it is read. */
 struct aw_reading {
 	__u32 offset; /* of the next octet, in the packet */

@@ -87,4 +87,16 @@ struct aw_excerpt_event {
 };
 _Static_assert(sizeof(struct aw_excerpt_event) == 1168, "aw_excerpt_event changed size");
 
+#define AW_HELLO_BYTES 2048
+
+/* Also in aw_excerpts: a flow begins with a ClientHello. */
+struct aw_hello_event {
+	struct aw_event event;
+	__u16 length; /* of text */
+	__u8 library; /* enum aw_plain_library: whose text is read; 0: of none that is known */
+	__u8 _pad[5];
+	__u8 text[AW_HELLO_BYTES]; /* the first segment's */
+};
+_Static_assert(sizeof(struct aw_hello_event) == 2192, "aw_hello_event changed size");
+
 #endif /* AGENTWALL_SIGNATURES_H */

@@ -200,6 +200,7 @@ static __always_inline void aw_reset(struct aw_socket *socket, struct aw_case *c
 {
 	aw_forget(socket, c);
 	__builtin_memset(&socket->scan, 0, sizeof(socket->scan));
+	__builtin_memset(&socket->spoken, 0, sizeof(socket->spoken));
 	socket->direction = direction;
 	socket->flags &= AW_SOCKET_USER;
 }

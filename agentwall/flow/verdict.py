@@ -100,6 +100,8 @@ class Hook(enum.Enum):
     EGRESS = "egress"
     INGRESS = "ingress"
     SOCK_RELEASE = "sock_release"
+    PLAIN = "plain"
+    """A call of a TLS library, before encryption or after decryption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

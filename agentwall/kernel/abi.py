@@ -13,6 +13,7 @@ import enum
 from dataclasses import dataclass
 
 from agentwall.kernel.abi_event import COMM_LEN, Event
+from agentwall.kernel.abi_plain import PlainCall, PlainCounters
 from agentwall.kernel.abi_scan import ExceptKey, Signatures
 
 MAX_PROTOCOLS = 8
@@ -31,6 +32,7 @@ TERM_SNI_OPTIONAL = 0x0200
 TERM_ECH_OUTER = 0x0400
 TERM_QUIC = 0x0800
 TERM_PROXY = 0x1000
+TERM_UNREAD = 0x2000
 DNS_DECLARED = 0x01
 """The first of the bits of :attr:`Sandbox.dns`."""
 DNS_ASK_ANY = 0x02
@@ -68,6 +70,14 @@ class Loopback(enum.IntEnum):
     FREE = 2
 
 
+class Plain(enum.IntEnum):
+    """``enum aw_plain``."""
+
+    OFF = 0
+    ALL = 1
+    JOINED = 2
+
+
 class Direction(enum.IntEnum):
     """``enum aw_direction``."""
 
@@ -86,6 +96,7 @@ class Hook(enum.IntEnum):
     EGRESS = 6
     INGRESS = 7
     SOCK_RELEASE = 8
+    PLAIN = 9
 
 
 class Reason(enum.IntEnum):
@@ -148,7 +159,8 @@ class Sandbox(ctypes.Structure):
         ("protocols", ctypes.c_uint8 * MAX_PROTOCOLS),
         ("signatures", ctypes.c_uint8),
         ("scope", ctypes.c_uint8),
-        ("_pad", ctypes.c_uint8 * 7),
+        ("plain", ctypes.c_uint8),
+        ("_pad", ctypes.c_uint8 * 6),
     )
 
 
@@ -319,6 +331,9 @@ class Counters(ctypes.Structure):
         ("matches", ctypes.c_uint64),
         ("window", ctypes.c_uint64),
         ("events", ctypes.c_uint64),
+        ("hello_window", ctypes.c_uint64),
+        ("hellos", ctypes.c_uint64),
+        ("lost_hellos", ctypes.c_uint64),
     )
 
 
@@ -359,6 +374,10 @@ MAP_LAYOUTS: dict[str, MapLayout] = {
     "aw_belts": _layout(BeltKey, 4),
     "aw_signatures": _layout(4, Signatures),
     "aw_excepts": _layout(ExceptKey, 8),
+    "aw_plain_cgroups": _layout(8, 8),
+    "aw_plain_calls": _layout(8, PlainCall),
+    "aw_plain_next": _layout(4, 4),
+    "aw_plain_counters": _layout(4, PlainCounters),
 }
 """The maps that Python reads and writes; ring buffers have no key and no value."""
 

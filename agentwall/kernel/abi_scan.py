@@ -15,6 +15,7 @@ CELLS = 1 << 20
 ACCEPTS = 2048
 MATCH_BYTES = 512
 EXCERPT_BYTES = 1024
+HELLO_BYTES = 2048
 GROUP_HAND_OVER = 1 << 63
 """Bit of :attr:`Accept.groups`: decoders are to see the flow."""
 
@@ -96,4 +97,16 @@ class ExcerptEvent(ctypes.Structure):
         ("side", ctypes.c_uint8),
         ("_pad", ctypes.c_uint8),
         ("text", ctypes.c_uint8 * EXCERPT_BYTES),
+    )
+
+
+class HelloEvent(ctypes.Structure):
+    """``struct aw_hello_event``: also a payload of ``aw_excerpts``."""
+
+    _fields_ = (
+        ("event", Event),
+        ("length", ctypes.c_uint16),
+        ("library", ctypes.c_uint8),
+        ("_pad", ctypes.c_uint8 * 5),
+        ("text", ctypes.c_uint8 * HELLO_BYTES),
     )

@@ -45,8 +45,12 @@ FOR_VERDICTS = (
 )
 """Without what they hold, flows that were permitted would end."""
 RING_NAMES = (*abi.RINGS, abi.EXCERPTS)
-FOR_REPORTS = ("aw_peers", "aw_counters", "aw_flow_table", *RING_NAMES)
-"""Made anew where they have changed; what the old ones hold is read to its end."""
+FOR_REPORTS = (
+    *("aw_peers", "aw_counters", "aw_flow_table", *RING_NAMES),
+    *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
+    *("aw_plain_held", "aw_plain_dead", "aw_plain_next"),
+)
+"""Made anew where they have changed; what the old ones report is read to its end."""
 SECRETS = ("aw_hash_seed", "aw_belt_mark")
 """Constants that stay: ``aw_known`` has names by hashes of the first."""
 

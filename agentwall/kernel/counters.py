@@ -27,6 +27,8 @@ class Counters:
     """Packets of flows for the decoders that found no room on their way to them."""
     matches: int
     """Of signatures, reported or not."""
+    lost_hellos: int = 0
+    """TLS sessions of which nobody was told: they were too many at a time."""
 
 
 def unpack_counters(raw: bytes) -> Counters:

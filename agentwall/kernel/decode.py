@@ -24,8 +24,10 @@ from agentwall.flow.record import (
     SandboxKey,
     Task,
 )
+from agentwall.flow.tls import HelloSeen, TlsLibrary
 from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
 from agentwall.kernel import abi, abi_scan
+from agentwall.kernel.abi_plain import PlainLibrary
 from agentwall.net.endpoint import Endpoint, IPAddress, canonical, from_key_bytes
 
 EVENT: Final = struct.Struct("=QQQQ16s16s16sIIIIIHHHHBBBBBB6x16s")
@@ -36,6 +38,8 @@ MATCH_EVENT: Final = struct.Struct(f"={EVENT.size}sIIIHHB7x{abi_scan.MATCH_BYTES
 """``struct aw_match_event``."""
 EXCERPT_EVENT: Final = struct.Struct(f"={EVENT.size}sIHBx{abi_scan.EXCERPT_BYTES}s")
 """``struct aw_excerpt_event``."""
+HELLO_EVENT: Final = struct.Struct(f"={EVENT.size}sHB5x{abi_scan.HELLO_BYTES}s")
+"""``struct aw_hello_event``."""
 FLOW_KEY: Final = struct.Struct("=QQ16sIIIHBBBB6x")
 """``struct aw_flow_key``."""
 FLOW: Final = struct.Struct("=QQQQQQI4x16s")
@@ -61,6 +65,7 @@ _VERDICTS = _by_number(abi.Verdict, Verdict)
 _HOOKS = _by_number(abi.Hook, Hook)
 _REASONS = _by_number(abi.Reason, ReasonCode)
 _DIRECTIONS = _by_number(abi.Direction, Direction)
+_LIBRARIES = _by_number(PlainLibrary, TlsLibrary)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -132,18 +137,23 @@ def _match(payload: bytes) -> tuple[bytes, Match]:
     )
 
 
-def decode_excerpt(payload: bytes, name_of: NameOf = no_names) -> Excerpt:
-    """Decode one ``struct aw_excerpt_event``.
+def decode_excerpt(payload: bytes, name_of: NameOf = no_names) -> Excerpt | HelloSeen:
+    """Decode one ``struct aw_excerpt_event`` or ``struct aw_hello_event``.
 
     Args:
-        payload: Exactly 1168 bytes.
+        payload: Exactly 1168 or 2192 bytes.
         name_of: As for :func:`decode_event`.
 
     Raises:
         EventDecodeError: Another size, or a field has a value ``bpf/abi.h`` does not name.
     """
+    if len(payload) == HELLO_EVENT.size:
+        return _hello(payload, name_of)
     if len(payload) != EXCERPT_EVENT.size:
-        raise EventDecodeError(f"excerpt: expected {EXCERPT_EVENT.size} bytes, got {len(payload)}")
+        raise EventDecodeError(
+            f"excerpt: expected {EXCERPT_EVENT.size} or {HELLO_EVENT.size} bytes, "
+            f"got {len(payload)}"
+        )
     event, position, length, side, text = EXCERPT_EVENT.unpack(payload)
     if length > abi_scan.EXCERPT_BYTES:
         raise EventDecodeError(
@@ -153,6 +163,17 @@ def decode_excerpt(payload: bytes, name_of: NameOf = no_names) -> Excerpt:
         attempt=_attempt(event, name_of, None, None),
         from_client=side == abi_scan.Side.CLIENT,
         position=position,
+        data=text[:length],
+    )
+
+
+def _hello(payload: bytes, name_of: NameOf) -> HelloSeen:
+    event, length, library, text = HELLO_EVENT.unpack(payload)
+    if length > abi_scan.HELLO_BYTES:
+        raise EventDecodeError(f"hello: length: expected 0-{abi_scan.HELLO_BYTES}, got {length}")
+    return HelloSeen(
+        attempt=_attempt(event, name_of, None, None),
+        library=None if not library else _LIBRARIES[library] or _unknown("hello: library", library),
         data=text[:length],
     )
 

@@ -22,12 +22,13 @@ _NO_COUNTS = bytes(abi.MAP_LAYOUTS["aw_counters"].value_size)
 
 
 class Entries:
-    """``aw_slots`` with ``aw_sandboxes``, ``aw_sandbox_id`` and ``aw_counters``."""
+    """``aw_slots``, ``aw_sandboxes``, ``aw_sandbox_id``, ``aw_counters``, ``aw_plain_cgroups``."""
 
     def __init__(self, maps: dict[str, BpfMap], inheritance: Inheritance | None) -> None:
         self._slots = Slots(maps["aw_slots"], maps["aw_sandboxes"])
         self._identities = maps["aw_sandbox_id"]
         self._counters = maps["aw_counters"]
+        self._processes = maps["aw_plain_cgroups"]
         self._inheritance = inheritance
         self._cgroups: dict[SandboxKey, int] = {}
         self._counters.add(_key(NO_SANDBOX), _NO_COUNTS)
@@ -60,6 +61,7 @@ class Entries:
         is_new = self._identities.lookup(place) != _key(sandbox)
         if is_new:
             self._identities.update(place, _key(sandbox))
+        self._processes.update(place, _key(sandbox))
         self._cgroups[sandbox] = cgroup_id
         return is_new
 
@@ -124,7 +126,9 @@ class Entries:
         Raises:
             KernelError: The kernel refuses.
         """
-        self._cgroups.pop(sandbox, None)
+        cgroup_id = self._cgroups.pop(sandbox, None)
+        if cgroup_id is not None:
+            self._processes.delete(_key(cgroup_id))
         self._slots.remove(sandbox)
         self._counters.delete(_key(sandbox))
 

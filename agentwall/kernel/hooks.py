@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from agentwall.errors import KernelError, UnsupportedFeatureError
-from agentwall.kernel import features
+from agentwall.kernel import features, plain
 from agentwall.kernel.objects import BpfObject, Program
 
 ENFORCER = "aw_egress"
@@ -41,6 +41,8 @@ def choose_programs(bpf: BpfObject, *, degrade: bool) -> dict[str, str]:
                 raise UnsupportedFeatureError(errno.EOPNOTSUPP, what)
             absent[hook.program] = reason
         there[hook.program].set_autoload(not reason)
+    if plain.PROGRAM in there:
+        there[plain.PROGRAM].set_autoload(not plain.why_not())
     return absent
 
 

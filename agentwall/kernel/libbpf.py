@@ -35,6 +35,8 @@ _REASONS = {
 class ProgramType(enum.IntEnum):
     """``enum bpf_prog_type``, as far as agentwall loads or probes it."""
 
+    KPROBE = 2
+    """Uprobes too."""
     SCHED_CLS = 3
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
@@ -66,6 +68,8 @@ class MapType(enum.IntEnum):
 
     HASH = 1
     ARRAY = 2
+    PROG_ARRAY = 3
+    PERCPU_ARRAY = 6
     LRU_HASH = 9
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12

@@ -23,7 +23,7 @@ from agentwall.kernel.grace import wait_for_programs
 from agentwall.kernel.names import NO_SLOT, SlotAllocator, count_names, pack_names
 from agentwall.kernel.signatures import Inspection, pack_inspection
 from agentwall.kernel.slices import SliceAllocator
-from agentwall.policy.model import AskScope, DnsSettings, LoopbackScope, Rule, Section
+from agentwall.policy.model import AskScope, DnsSettings, Inspect, LoopbackScope, Rule, Section
 from agentwall.policy.tables import RuleTables, TableEntry
 
 MAX_GENERATION = 0x7FFF_FFFF
@@ -35,7 +35,7 @@ _RULE_KEY = struct.Struct("=II16s")
 _INTERVAL_SET = struct.Struct("=II")
 _INTERVAL = struct.Struct("=IIII")
 _INDEX = struct.Struct("=I")
-SANDBOX = struct.Struct("=QQQQQIIIIHHBBB8sBB7x")
+SANDBOX = struct.Struct("=QQQQQIIIIHHBBB8sBBB6x")
 """``struct aw_sandbox``."""
 _MAX_U32 = 0xFFFF_FFFF
 _MAX_U64 = 0xFFFF_FFFF_FFFF_FFFF
@@ -221,6 +221,7 @@ def _terms_of(rule: Rule) -> int:
         (rule.terms.ech_outer, abi.TERM_ECH_OUTER),
         (rule.terms.quic, abi.TERM_QUIC),
         (rule.is_proxy, abi.TERM_PROXY),
+        (rule.inspect is not Inspect.ALL, abi.TERM_UNREAD),
     )
     return sum(bit for is_given, bit in given if is_given)
 
@@ -295,7 +296,7 @@ def pack_settings(
         _expect_within("dns.max_addresses", dns.max_addresses, _MAX_U32)
         if not settings.netns_cookie:
             raise KernelError(errno.EINVAL, "dns: expected the cookie of a network namespace")
-    blocks, alerts, depth, signatures = pack_inspection(settings.inspection)
+    blocks, alerts, depth, signatures, plain = pack_inspection(settings.inspection)
     return SANDBOX.pack(
         sandbox,
         settings.netns_cookie if dns else 0,
@@ -314,6 +315,7 @@ def pack_settings(
         bytes(settings.protocols),
         signatures,
         settings.is_scope,
+        plain,
     )
 
 

@@ -20,7 +20,7 @@ from agentwall.errors import KernelError
 from agentwall.kernel import layout, libbpf, pins
 from agentwall.kernel.abi import NameEvent
 from agentwall.kernel.abi_event import Event
-from agentwall.kernel.abi_scan import ExcerptEvent, MatchEvent
+from agentwall.kernel.abi_scan import ExcerptEvent, HelloEvent, MatchEvent
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.btf import Btf
 from agentwall.kernel.layout import Layout
@@ -42,6 +42,7 @@ EVENT_LAYOUTS = {
     "aw_name_event": layout.of_ctypes(NameEvent),
     "aw_match_event": layout.of_ctypes(MatchEvent),
     "aw_excerpt_event": layout.of_ctypes(ExcerptEvent),
+    "aw_hello_event": layout.of_ctypes(HelloEvent),
 }
 """Of this version; by their size it is known which of them a record in a ring is."""
 

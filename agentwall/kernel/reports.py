@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from agentwall.errors import EventDecodeError
 from agentwall.flow.record import Attempt, Excerpt, FlowTotals
+from agentwall.flow.tls import HelloSeen
 from agentwall.kernel import abi
 from agentwall.kernel.adoption import Inheritance
 from agentwall.kernel.bpfmap import BpfMap
@@ -37,7 +38,7 @@ class Reports:
         self._name_of = name_of
         self._inheritance = inheritance
         self._kept_events: list[Attempt] = []
-        self._kept_excerpts: list[Excerpt] = []
+        self._kept_excerpts: list[Excerpt | HelloSeen] = []
         self._kept_totals: list[FlowTotals] = []
         self._rings = [Ring(maps[name].fd, name) for name in abi.RINGS]
         self._excerpts = Ring(maps[abi.EXCERPTS].fd, abi.EXCERPTS)
@@ -62,8 +63,8 @@ class Reports:
             ),
         ]
 
-    def excerpts(self) -> list[Excerpt]:
-        """Take the excerpts that are there: see :meth:`Wall.excerpts`."""
+    def excerpts(self) -> list[Excerpt | HelloSeen]:
+        """Take the excerpts and hellos that are there: see :meth:`Wall.excerpts`."""
         before, self._kept_excerpts = self._kept_excerpts, []
         found = (decode_excerpt(raw, self._name_of) for raw in self._excerpts.consume(DRAIN_LIMIT))
         return [*before, *self._inherited_excerpts(), *found]
@@ -90,7 +91,7 @@ class Reports:
                 with _counting(heir, name):
                     yield decode_event(raw, self._name_of)
 
-    def _inherited_excerpts(self) -> Iterator[Excerpt]:
+    def _inherited_excerpts(self) -> Iterator[Excerpt | HelloSeen]:
         heir = self._inheritance
         for raw in heir.records(abi.EXCERPTS) if heir else ():
             with _counting(heir, abi.EXCERPTS):

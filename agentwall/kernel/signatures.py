@@ -19,7 +19,7 @@ from agentwall.detect.judging import Masks
 from agentwall.detect.packed import PackedTable
 from agentwall.detect.signature import Side, Transport
 from agentwall.errors import KernelError
-from agentwall.kernel import abi_scan
+from agentwall.kernel import abi, abi_scan
 from agentwall.kernel.bpfmap import BpfMap
 
 _KEY = struct.Struct("=II")
@@ -41,6 +41,8 @@ class Inspection:
     masks: Masks
     depth_bytes: int
     """Of each side of a flow."""
+    inside: abi.Plain = abi.Plain.ALL
+    """Whether what is said inside TLS is read, where probes hand it over: ``aw_sandbox.plain``."""
 
 
 class SignatureMaps:
@@ -169,14 +171,15 @@ def _fill(memory: mmap.mmap, base: int, table: PackedTable, generation: int) -> 
     put("generation", struct.pack("=I", generation))
 
 
-def pack_inspection(inspection: Inspection | None) -> tuple[int, int, int, int]:
-    """Return ``blocks``, ``alerts``, ``depth`` and ``signatures`` of ``struct aw_sandbox``."""
+def pack_inspection(inspection: Inspection | None) -> tuple[int, int, int, int, int]:
+    """Return ``blocks``, ``alerts``, ``depth``, ``signatures`` and ``plain`` of ``aw_sandbox``."""
     if inspection is None:
-        return 0, 0, 0, 0
+        return 0, 0, 0, 0, abi.Plain.OFF
     masks = inspection.masks
     return (
         masks.blocks & _LOWER_BITS,
         masks.alerts & _LOWER_BITS,
         inspection.depth_bytes,
         inspection.slot + 1,
+        inspection.inside,
     )

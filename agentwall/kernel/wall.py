@@ -30,6 +30,7 @@ from typing import Self
 
 from agentwall.errors import KernelError
 from agentwall.flow.record import Attempt, Excerpt, FlowTotals, SandboxKey
+from agentwall.flow.tls import HelloSeen
 from agentwall.kernel import adoption, cgroup2, hooks, pins
 from agentwall.kernel.adoption import Inheritance, Migration
 from agentwall.kernel.attachments import Attachments
@@ -43,6 +44,7 @@ from agentwall.kernel.links import Link
 from agentwall.kernel.loading import OBJECT_PATH, checked_maps, configure
 from agentwall.kernel.maps import RuleMaps, SandboxSettings, pack_settings
 from agentwall.kernel.objects import BpfObject, Program
+from agentwall.kernel.plain import PROGRAM, Plain
 from agentwall.kernel.reports import DRAIN_LIMIT, Reports
 from agentwall.kernel.signatures import SignatureMaps
 from agentwall.policy.tables import RuleTables
@@ -73,6 +75,7 @@ class Wall:
         self._names = LearnedNames(maps["aw_known"], maps["aw_bound"], maps["aw_counters"])
         last = inheritance.last_table if inheritance else 0
         self.signatures = SignatureMaps(maps["aw_signatures"], maps["aw_excepts"], last=last)
+        self.plain = Plain.of(maps, bpf.programs())
         self._reports = Reports(maps, self._names.name_of, inheritance)
 
     @classmethod
@@ -93,8 +96,7 @@ class Wall:
             pin_dir: ``pins.BPFFS / run id``, made here; without it the wall ends with the process.
             capacity: Sizes of the maps; None: the defaults.
             object_path: Another object than the shipped one.
-            test_sandbox: The sandbox that ``prog_test_run`` judges for. Tests only: such an object
-                takes every cgroup for this sandbox.
+            test_sandbox: Whom ``prog_test_run`` judges for, and whose every cgroup is. Tests only.
             degrade: Do without required hooks that this kernel does not take, but for egress;
                 :meth:`missing_hooks` names them.
             adopt: Take over what is pinned in *pin_dir*, which may be nothing.
@@ -283,8 +285,8 @@ class Wall:
         """
         return self._reports.attempts(limit)
 
-    def excerpts(self) -> list[Excerpt]:
-        """Take what the decoders are to see, in the order in which it passed.
+    def excerpts(self) -> list[Excerpt | HelloSeen]:
+        """Take what the decoders are to see, and ClientHellos, in the order in which it passed.
 
         Raises:
             EventDecodeError: As :meth:`attempts`.
@@ -323,7 +325,7 @@ class Wall:
 
     def programs(self) -> list[Program]:
         """Return the programs for cgroups; tests run them through :meth:`Program.test_run`."""
-        return [p for p in self._bpf.programs() if p.autoload and p.name != BELT]
+        return [p for p in self._bpf.programs() if p.autoload and p.name not in (BELT, PROGRAM)]
 
     def belt(self, netns: int) -> Belt:
         """Return a belt, put nowhere yet, for the network namespace with the cookie *netns*."""

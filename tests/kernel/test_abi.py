@@ -13,7 +13,7 @@ import pytest
 
 from agentwall.detect import packing
 from agentwall.flow import verdict
-from agentwall.kernel import abi, abi_scan
+from agentwall.kernel import abi, abi_plain, abi_scan
 
 BPF_DIR = Path(__file__).parents[2] / "bpf"
 BPFTOOL = shutil.which("bpftool", path="/usr/sbin:/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -41,6 +41,10 @@ STRUCTS = {
     "aw_except_key": abi_scan.ExceptKey,
     "aw_match_event": abi_scan.MatchEvent,
     "aw_excerpt_event": abi_scan.ExcerptEvent,
+    "aw_hello_event": abi_scan.HelloEvent,
+    "aw_plain_call": abi_plain.PlainCall,
+    "aw_plain_key": abi_plain.PlainKey,
+    "aw_plain_counters": abi_plain.PlainCounters,
 }
 ENUMS = {
     "aw_verdict": ("AW_VERDICT_", abi.Verdict),
@@ -50,6 +54,9 @@ ENUMS = {
     "aw_hook": ("AW_HOOK_", abi.Hook),
     "aw_reason": ("AW_REASON_", abi.Reason),
     "aw_name_depth": ("AW_NAME_", abi.NameDepth),
+    "aw_plain": ("AW_PLAIN_", abi.Plain),
+    "aw_plain_act": ("AW_PLAIN_", abi_plain.PlainAct),
+    "aw_plain_library": ("AW_PLAIN_", abi_plain.PlainLibrary),
     "aw_transport": ("AW_TRANSPORT_", abi_scan.Transport),
     "aw_side": ("AW_SIDE_", abi_scan.Side),
 }
@@ -111,6 +118,7 @@ def test_nothing_of_the_header_is_left_out(btf):
         ("AW_TERM_ECH_OUTER", abi.TERM_ECH_OUTER),
         ("AW_TERM_QUIC", abi.TERM_QUIC),
         ("AW_TERM_PROXY", abi.TERM_PROXY),
+        ("AW_TERM_UNREAD", abi.TERM_UNREAD),
         ("AW_DNS_DECLARED", abi.DNS_DECLARED),
         ("AW_DNS_ASK_ANY", abi.DNS_ASK_ANY),
         ("AW_DNS_SEARCH", abi.DNS_SEARCH),
@@ -127,6 +135,7 @@ def test_nothing_of_the_header_is_left_out(btf):
         ("AW_GROUPS", packing.GROUPS),
         ("AW_ACCEPTS", abi_scan.ACCEPTS),
         ("AW_MATCH_BYTES", abi_scan.MATCH_BYTES),
+        ("AW_HELLO_BYTES", abi_scan.HELLO_BYTES),
         ("AW_EXCERPT_BYTES", abi_scan.EXCERPT_BYTES),
     ],
 )

@@ -22,7 +22,7 @@ from rig.successor import Order, echo, enforcing, permitting, probing, succeed
 from agentwall.errors import KernelError
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import Verdict
-from agentwall.kernel import abi, adoption, pins
+from agentwall.kernel import abi, abi_plain, adoption, pins
 from agentwall.kernel.adoption import FOR_REPORTS, FOR_VERDICTS, IDENTITY
 from agentwall.kernel.cgroup2 import attachable
 from agentwall.kernel.layout import of_ctypes, to_json
@@ -272,6 +272,30 @@ def test_counters_of_another_layout(cgroups, ports, pin_dir, tmp_path):
         assert (before, after) == (3, 3)
         assert [one.map for one in wall.migrated] == ["aw_counters"]
         assert "layout" in wall.migrated[0].why or "size of values" in wall.migrated[0].why
+
+
+def test_reading_inside_tls(cgroups, ports, pin_dir, only_maps):
+    """Whose processes are read, and what is known of their connections, outlives the wall."""
+    succeed(order(pin_dir, cgroups, ports))
+    one = bytes(abi_plain.PlainKey(sandbox=ONE, connection=1, process=1))
+    with closing(Predecessor(pin_dir)) as found:
+        connections = found.maps("aw_plain_connections")[0].map
+        connections.update(one, bytes(range(128)).ljust(connections.shape.value_size, b"\1"))
+        known = connections.lookup(one)
+        processes = sorted(found.maps("aw_plain_cgroups")[0].map.entries())
+    # What is only reported, or read anew, refuses no other layout.
+    more = one_member_more("aw_plain_connection", "spoken.bpf.h")
+    with BpfObject.open(only_maps(*more)) as bpf, closing(Predecessor(pin_dir)) as found:
+        changed = [each.map for each in adoption.choose(bpf, found)[1]]
+    with Wall.load(pin_dir=pin_dir, adopt=True) as wall:
+        take_over(wall, cgroups, ports[0])
+        wall.settle()
+
+        assert changed == ["aw_plain_connections"]
+        assert [value for _, value in processes] == [k.to_bytes(8, "little") for k in cgroups]
+        assert sorted(wall.maps()["aw_plain_cgroups"].entries()) == processes
+        assert wall.maps()["aw_plain_connections"].lookup(one) == known
+        assert wall.plain.sweep(lambda _: False) == 1
 
 
 REFUSED = [

@@ -9,15 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentwall.errors import EventDecodeError
-from agentwall.flow.record import Attempt, Question, Task
+from agentwall.flow.record import Attempt, Excerpt, Question, Task
+from agentwall.flow.tls import HelloSeen, TlsLibrary
 from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
-from agentwall.kernel import abi
+from agentwall.kernel import abi, abi_scan
+from agentwall.kernel.abi_plain import PlainLibrary
 from agentwall.kernel.decode import (
     EVENT,
+    EXCERPT_EVENT,
     FLOW,
     FLOW_KEY,
+    HELLO_EVENT,
     NAME_EVENT,
     decode_event,
+    decode_excerpt,
     decode_flow,
     decode_name,
 )
@@ -70,6 +75,8 @@ def name_event(text: bytes, type_: int = 1, length: int | None = None, **fields)
     [
         (EVENT, abi.Event),
         (NAME_EVENT, abi.NameEvent),
+        (EXCERPT_EVENT, abi_scan.ExcerptEvent),
+        (HELLO_EVENT, abi_scan.HelloEvent),
         (FLOW_KEY, abi.FlowKey),
         (FLOW, abi.Flow),
     ],
@@ -279,3 +286,68 @@ def test_wrong_flow_size(key_size, value_size, message):
     """Anything but the exact struct sizes is an error."""
     with pytest.raises(EventDecodeError, match=message):
         decode_flow(bytes(key_size), bytes(value_size))
+
+
+def hello_event(text: bytes, library: int = 0, length: int | None = None, **fields) -> bytes:
+    raw = abi_scan.HelloEvent.from_buffer_copy(event(**fields).ljust(HELLO_EVENT.size, b"\xee"))
+    raw.length, raw.library = len(text) if length is None else length, library
+    raw.text[: len(text)] = text
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("library", [*PlainLibrary, None])
+def test_hello(library):
+    """A ClientHello has its octets, no more, and the library that its flow is joined with."""
+    raw = hello_event(b"hello", library or 0, hook=abi.Hook.EGRESS, verdict=abi.Verdict.ALLOW)
+    hello = decode_excerpt(raw)
+
+    assert isinstance(hello, HelloSeen)
+    assert hello.data == b"hello"
+    assert hello.library is (TlsLibrary[library.name] if library else None)
+    assert (hello.attempt.hook, hello.attempt.remote.port) == (Hook.EGRESS, 443)
+
+
+def test_longest_hello():
+    """A hello that fills its field arrives whole; a length beyond it is an error."""
+    text = bytes(range(256)) * 8
+
+    assert decode_excerpt(hello_event(text)).data == text
+    with pytest.raises(EventDecodeError, match="hello: length: expected 0-2048, got 2049"):
+        decode_excerpt(hello_event(text, length=2049))
+
+
+def test_hello_of_an_unknown_library():
+    """A library that bpf/abi.h does not name is an error, not no library."""
+    with pytest.raises(EventDecodeError, match=r"^hello: library: expected .* got 77$"):
+        decode_excerpt(hello_event(b"", 77))
+
+
+@given(st.binary(min_size=HELLO_EVENT.size, max_size=HELLO_EVENT.size))
+def test_any_hello(payload):
+    """Whatever is in the struct, it is a hello of at most its room, or an error of decoding."""
+    try:
+        hello = decode_excerpt(payload)
+    except EventDecodeError:
+        return
+
+    assert isinstance(hello, HelloSeen)
+    assert len(hello.data) <= abi_scan.HELLO_BYTES
+
+
+@pytest.mark.parametrize("size", [0, 136, 1167, 1169, 2191, 2193])
+def test_wrong_excerpt_size(size):
+    """What has neither struct's size is an error that says which are known."""
+    message = f"excerpt: expected 1168 or 2192 bytes, got {size}"
+    with pytest.raises(EventDecodeError, match=message):
+        decode_excerpt(bytes(size))
+
+
+def test_excerpt_beside_hellos():
+    """An excerpt of the same ring stays an excerpt."""
+    raw = abi_scan.ExcerptEvent.from_buffer_copy(event().ljust(EXCERPT_EVENT.size, b"\0"))
+    raw.length, raw.position = 3, 9
+    raw.text[:3] = b"abc"
+    found = decode_excerpt(bytes(raw))
+
+    assert isinstance(found, Excerpt)
+    assert (found.data, found.position) == (b"abc", 9)

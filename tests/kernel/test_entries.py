@@ -68,3 +68,21 @@ def test_a_cgroup_that_has_gone():
             wall.activate(cgroup, KEY)
 
         assert wall.check_maps(KEY) == []
+
+
+def test_processes_of_a_sandbox():
+    """A sandbox's processes are known by its cgroup as long as it stands, moved or not."""
+    with Wall.load() as wall, temp_cgroup() as cgroup:
+        processes = wall.maps()["aw_plain_cgroups"]
+        place = bytes_of(cgroup.stat().st_ino)
+        wall.attach(cgroup, KEY)
+        wall.apply(1, permitting(1))
+        wall.bind(KEY, enforcing(1))
+        bound = list(processes.keys())
+        wall.activate(cgroup, KEY)
+        active = processes.lookup(place)
+        wall.detach(KEY)
+
+        assert bound == []
+        assert active == bytes_of(KEY)
+        assert list(processes.keys()) == []

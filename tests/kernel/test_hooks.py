@@ -16,7 +16,7 @@ from rig.exclusive import exclusively
 
 from agentwall.errors import KernelError, UnsupportedFeatureError
 from agentwall.flow.verdict import Hook, Verdict
-from agentwall.kernel import features, pins
+from agentwall.kernel import features, pins, plain
 from agentwall.kernel.hooks import ENFORCER
 from agentwall.kernel.libbpf import AttachType
 from agentwall.kernel.wall import Wall
@@ -172,3 +172,29 @@ def test_kernel_without_a_hook_it_needs(monkeypatch, program, degrade, has_hint)
     with pytest.raises(UnsupportedFeatureError, match=f"^{program}: load .* doctor") as caught:
         Wall.load(degrade=degrade)
     assert ("on_error: degrade" in str(caught.value)) is has_hint
+
+
+def test_kernel_without_reading_inside_tls(cgroup, monkeypatch):
+    """A wall stands without aw_plain, whole; only what leads to it is refused, with the reason."""
+    monkeypatch.setattr(plain, "why_not", lambda: "operation not permitted")
+    with Wall.load() as wall:
+        wall.attach(cgroup, SANDBOX)
+
+        assert wall.missing_hooks(SANDBOX) == {}
+        with pytest.raises(KernelError, match="aw_plain: this kernel takes no such program"):
+            wall.plain.open()
+        assert wall.plain.counts().calls == 0
+
+
+@pytest.mark.skipif(plain.why_not() is not None, reason="this kernel does not take aw_plain")
+def test_reading_inside_tls():
+    """Where the kernel takes it, aw_plain is loaded, reachable, and at no cgroup."""
+    with Wall.load() as wall:
+        wall.plain.open()
+
+        assert plain.PROGRAM not in {program.name for program in wall.programs()}
+        assert wall.maps()["aw_plain_next"].lookup(bytes(4)) is not None
+        assert set(wall.plain.counts().__slots__) == {
+            *("calls", "foreign", "doubled", "lost"),
+            *("unreadable", "connections", "joined", "octets"),
+        }

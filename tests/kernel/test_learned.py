@@ -23,6 +23,8 @@ HOUR = 3600 * SECOND
 SANDBOX, OTHER = 7, 8
 HUB, CDN = 0x1111, 0x2222
 ADDRESS = ip_address("203.0.113.7")
+COUNTERS = struct.Struct(f"=8Q{ctypes.sizeof(abi.Counters) - 64}x")
+"""``struct aw_counters`` as far as ``bound``."""
 
 
 class Ground:
@@ -45,11 +47,11 @@ class Ground:
         return key
 
     def count(self, bound: int, sandbox=SANDBOX) -> None:
-        raw = struct.pack("=8Q32x", 1, 2, 3, 4, 5, 6, 7, bound)
+        raw = COUNTERS.pack(1, 2, 3, 4, 5, 6, 7, bound)
         self.counters.update(struct.pack("=Q", sandbox), raw)
 
     def counted(self, sandbox=SANDBOX) -> tuple[int, ...]:
-        return struct.unpack("=8Q32x", self.counters.lookup(struct.pack("=Q", sandbox)))
+        return COUNTERS.unpack(self.counters.lookup(struct.pack("=Q", sandbox)))
 
     def addresses(self, name_hash: int, sandbox=SANDBOX) -> int | None:
         raw = self.known.lookup(KNOWN_KEY.pack(sandbox, name_hash))

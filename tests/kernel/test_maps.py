@@ -22,6 +22,7 @@ from agentwall.kernel.names import NAME_KEY
 from agentwall.net.domain import name_key
 from agentwall.net.endpoint import key_bytes
 from agentwall.policy.model import (
+    Inspect,
     NameTerms,
     Rule,
     Section,
@@ -128,6 +129,8 @@ WHERE = SourceLocation("p.yaml", 1, 1)
         ({"section": Section.RESOLVER}, abi.TERM_RESOLVER),
         ({"is_proxy": True}, abi.TERM_PROXY),
         ({"terms": NameTerms(sni_optional=True)}, abi.TERM_SNI_OPTIONAL),
+        ({"inspect": Inspect.WIRE}, abi.TERM_UNREAD),
+        ({"inspect": Inspect.NONE, "is_proxy": True}, abi.TERM_UNREAD | abi.TERM_PROXY),
         (
             {"terms": NameTerms(ech_outer=True, quic=True), "is_proxy": True},
             abi.TERM_ECH_OUTER | abi.TERM_QUIC | abi.TERM_PROXY,

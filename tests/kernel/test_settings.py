@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from agentwall.detect.judging import Masks
 from agentwall.errors import KernelError, SourceLocation
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import Mode
 from agentwall.kernel import abi
 from agentwall.kernel.maps import SandboxSettings, pack_settings
+from agentwall.kernel.signatures import Inspection
 from agentwall.policy.model import AskScope, DnsSettings, LoopbackScope
 
 WHERE = SourceLocation("p.yaml", 1, 1)
@@ -117,3 +119,15 @@ def test_every_setting(mode, scope):
     found = abi.Sandbox.from_buffer_copy(raw)
 
     assert (found.mode, found.loopback) == (abi.Mode[mode.name], abi.Loopback[scope.name])
+
+
+@pytest.mark.parametrize("inside", abi.Plain)
+def test_settings_of_reading_inside_tls(inside):
+    """Whether what is said inside TLS is read is a setting, and off where nothing is looked for."""
+    masks = Masks(blocks=1, alerts=2, excepts={})
+    look = Inspection(slot=0, masks=masks, depth_bytes=4096, inside=inside)
+    raw = pack_settings(KEY, SandboxSettings(**(SETTINGS | {"inspection": look})))
+
+    assert abi.Sandbox.from_buffer_copy(raw).plain == inside
+    none = abi.Sandbox.from_buffer_copy(pack_settings(KEY, SandboxSettings(**SETTINGS)))
+    assert (none.plain, none.signatures) == (abi.Plain.OFF, 0)

@@ -22,7 +22,7 @@ from agentwall.detect.scan import scan
 from agentwall.detect.signature import Side, Transport
 from agentwall.errors import KernelError
 from agentwall.host.signature_files import automaton_of, read_signatures
-from agentwall.kernel import abi_scan
+from agentwall.kernel import abi, abi_scan
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.libbpf import MapType
 from agentwall.kernel.signatures import Inspection, SignatureMaps, last_generation, pack_inspection
@@ -282,5 +282,5 @@ def test_what_a_sandbox_gets():
     masks = Masks(blocks=every, alerts=every, excepts={})
     inspection = Inspection(slot=1, masks=masks, depth_bytes=4096)
 
-    assert pack_inspection(None) == (0, 0, 0, 0)
-    assert pack_inspection(inspection) == ((1 << 63) - 1, (1 << 63) - 1, 4096, 2)
+    assert pack_inspection(None) == (0, 0, 0, 0, abi.Plain.OFF)
+    assert pack_inspection(inspection) == ((1 << 63) - 1, (1 << 63) - 1, 4096, 2, abi.Plain.ALL)

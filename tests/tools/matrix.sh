@@ -10,14 +10,15 @@ cd "$(dirname "$0")/../.."
 
 tried=" 5.10 "
 # An emulated processor is about 15 times slower.
-declare -A limit_s=([6.1]=2700 [6.12]=2700 [7.3]=1200 [5.10]=600)
+declare -A limit_s=([6.1]=3300 [6.12]=3300 [7.3]=1500 [5.10]=600)
 # All that is quick on the oldest kernel that is promised, the daemon as well, nearly all on the newest
 # that hosts run, and elsewhere what shows that the programs load, decide, learn and read.
 core=
-for name in wall connect inbound modes said resolve scan belt scope; do
+for name in wall connect inbound modes said resolve scan belt scope plain join; do
 	core+=" tests/kernel/test_$name.py"
 done
-declare -A tests=([6.1]="tests/kernel tests/agree tests/evasion tests/daemon/test_service.py"
+declare -A tests=([6.1]="tests/kernel tests/agree tests/evasion tests/daemon/test_service.py
+		tests/probes/test_programs.py tests/probes/test_uprobes.py"
 	[6.12]="tests/kernel tests/agree"
 	[7.3]=$core [5.10]="tests/kernel/test_wall.py tests/kernel/test_connect.py")
 

@@ -71,6 +71,7 @@ def test_control(deb, unpacked):
     assert "python3 (>= 3." in fields["Depends"]
     assert "python3 (<< 3." in fields["Depends"]
     assert "libbpf1" in fields["Depends"].split(", ")
+    assert fields["Recommends"] == "python3-bpfcc"
 
 
 def test_contents(unpacked):
