@@ -6,6 +6,7 @@
   - KernelError (OSError)      a bpf(2) or cgroup operation failed; carries errno
     + UnsupportedFeatureError  this kernel cannot do what was asked
     + VerifierError            the verifier rejected a program; carries the log
+  - ProbesRefusedError         nothing inside TLS can be read on this host; carries a log
   - HostError                  this machine, user or descriptor set cannot run a sandbox
   - EventDecodeError           the kernel sent bytes that do not match bpf/abi.h
   - DaemonNotRunningError      nobody answers at the control socket
@@ -81,6 +82,15 @@ class VerifierError(KernelError):
         super().__init__(errno, what)
         self.log = log
         """The whole verifier log; the message carries only its last useful line."""
+
+
+class ProbesRefusedError(AgentwallError):
+    """The probes inside TLS cannot be compiled, loaded or attached on this host."""
+
+    def __init__(self, what: str, log: str = "") -> None:
+        super().__init__(what)
+        self.log = log
+        """The last of what bcc and the verifier printed; the message has the line that counts."""
 
 
 class HostError(AgentwallError):

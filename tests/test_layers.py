@@ -14,7 +14,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"daemon"},
-    {"kernel", "host", "sinks", "capture"},
+    {"kernel", "probes", "host", "sinks", "capture"},
     {"engine"},
     {"detect"},
     {"policy"},
@@ -34,7 +34,7 @@ OUTSIDE_WORLD = {
 OUTSIDE_CALLS = {"open", "print", "input"}
 READS_FILES = {"policy/load.py", "policy/extends.py"}  # policies, what they extend and list
 PATHS = {"os", "pathlib"}
-BINDS_C = {"kernel", "host"}
+BINDS_C = {"kernel", "probes", "host"}
 
 
 def imports_of(path: Path, package: Path) -> list[tuple[int, str]]:

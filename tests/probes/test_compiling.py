@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probes are compiled in a child whose memory goes with it; what is wrong is said in a line."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from rig import wait_until
+from rig.probing import PATIENCE_S, pinned_maps
+from rig.tree import ROOT
+
+from agentwall.errors import ProbesRefusedError
+from agentwall.probes import compiling
+from agentwall.probes.compiling import INTERPRETERS, SOURCES, Compilation, Programs, why_not
+from agentwall.probes.libraries import PROGRAMS
+
+WHY_NOT = why_not()
+needs_bcc = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+pytestmark = pytest.mark.kernel
+
+KPROBE = 2
+"""BPF_PROG_TYPE_KPROBE."""
+REFUSED_BY_THE_VERIFIER = """
+#include <uapi/linux/ptrace.h>
+BPF_TABLE("hash", u64, u64, numbers, 8);
+int aw_bad(struct pt_regs *ctx)
+{
+	u64 key = 1;
+	u64 *number = numbers.lookup(&key);
+
+	return *number;
+}
+"""
+DIES_EARLY = """
+import os, sys
+sys.path.insert(0, {root!r})
+from agentwall.probes.compiling import Compilation
+compilation = Compilation()
+compilation.start()
+print(compilation._process.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def pin_dir(tmp_path_factory) -> Iterator[Path]:
+    """Where the maps are pinned that the source opens."""
+    with pinned_maps(tmp_path_factory.mktemp("maps")) as (_, directory):
+        yield directory
+
+
+def compiled(pin_dir: Path, **options: object) -> Programs:
+    options.setdefault("timeout_s", PATIENCE_S)
+    with Compilation(**options) as compilation:
+        compilation.start()
+        compilation.send(pin_dir)
+        return compilation.wait()
+
+
+def refusal(pin_dir: Path, **options: object) -> ProbesRefusedError:
+    with pytest.raises(ProbesRefusedError) as caught:
+        compiled(pin_dir, **options)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def sources_with(directory: Path, text: str) -> Path:
+    shutil.copytree(SOURCES, directory / "sources")
+    (directory / "sources" / "tls.c").write_text(text)
+    return directory / "sources"
+
+
+def interpreter_that(directory: Path, script: str) -> tuple[str]:
+    path = directory / "interpreter"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return (str(path),)
+
+
+def rss_kib() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise RuntimeError("/proc/self/status: expected VmRSS")
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+@needs_bcc
+def test_programs(pin_dir):
+    """Every program is handed over, loaded, in a descriptor that no other process inherits."""
+    with closing(compiled(pin_dir)) as programs:
+        infos = [Path(f"/proc/self/fdinfo/{fd}").read_text() for fd in programs.fds.values()]
+        inherited = [fd for fd in programs.fds.values() if os.get_inheritable(fd)]
+
+    assert tuple(programs.fds) == PROGRAMS
+    assert all(f"prog_type:\t{KPROBE}\n" in info for info in infos)
+    assert inherited == []
+    assert programs.bcc[0].isdigit()
+    assert programs.has_cookies
+    assert programs.seconds > 0
+
+
+@needs_bcc
+def test_nothing_stays(pin_dir):
+    """The compiler's memory and process are gone with the answer; bcc never was in this process."""
+    before = rss_kib(), children(), len(os.listdir("/proc/self/fd"))
+    with closing(compiled(pin_dir)) as programs:
+        after = rss_kib(), children()
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    assert programs.peak_kib > 50_000
+    assert after[0] - before[0] < 4_000
+    assert after[1] == before[1]
+    assert descriptors == before[2]
+    assert "bcc" not in sys.modules
+
+
+@needs_bcc
+def test_nobody_waits(pin_dir):
+    """A loop that polls the descriptor gets the result when it is there, and nothing before."""
+    with Compilation(timeout_s=PATIENCE_S) as compilation:
+        compilation.start()
+        assert compilation.result() is None
+        compilation.send(pin_dir)
+        programs = None
+        while programs is None:
+            ready, _, _ = select.select([compilation], [], [], PATIENCE_S)
+            assert ready
+            programs = compilation.result()
+        programs.close()
+
+
+@needs_bcc
+def test_without_header_files(pin_dir, tmp_path):
+    """It compiles where neither the kernel's headers nor libc's are installed."""
+    hidden = (
+        "exec unshare -m --propagation private sh -c 'mount -t tmpfs none /usr/include && "
+        "for each in /lib/modules /usr/src; do [ ! -d $each ] || mount -t tmpfs none $each; done; "
+        f'exec {INTERPRETERS[0]} "$@"\' sh "$@"'
+    )
+    with closing(compiled(pin_dir, interpreters=interpreter_that(tmp_path, hidden))) as programs:
+        assert len(programs.fds) == len(PROGRAMS)
+
+
+@pytest.mark.parametrize(
+    ("target", "assertion"),
+    [
+        (
+            "x86_64-linux-gnu",
+            "offsetof(struct pt_regs, sp) == 152 && sizeof(struct pt_regs) == 168",
+        ),
+        (
+            "aarch64-linux-gnu",
+            "offsetof(struct pt_regs, sp) == 248 && sizeof(struct pt_regs) == 272",
+        ),
+    ],
+)
+def test_registers(target, assertion):
+    """The stand-in registers lie where the kernel has them, on each processor."""
+    text = f'#include <uapi/linux/ptrace.h>\n_Static_assert({assertion}, "");\n'
+    clang = ["clang", f"--target={target}", "-fsyntax-only", "-Werror", "-x", "c", "-"]
+    offset = "-Doffsetof(type, member)=__builtin_offsetof(type, member)"
+    headers = f"-I{ROOT / 'bpf/probes/headers/include'}"
+
+    subprocess.run([*clang, offset, headers], input=text, text=True, check=True)
+
+
+def test_no_interpreter(pin_dir):
+    """Where none of the interpreters is there they are named."""
+    expected = "/nonexistent/python3, /nonexistent/python: expected an interpreter, got none"
+    candidates = ("/nonexistent/python3", "/nonexistent/python")
+
+    assert str(refusal(pin_dir, interpreters=candidates)) == expected
+    assert why_not(interpreters=candidates) == expected
+
+
+def test_no_bcc(pin_dir, tmp_path):
+    """An interpreter without bcc is named, with the package to install."""
+    bare = interpreter_that(tmp_path, f'exec {INTERPRETERS[0]} -S "$@"')
+    error = refusal(pin_dir, interpreters=bare)
+
+    assert str(error).endswith(": no bcc (python3-bpfcc): no module named 'bcc'")
+    assert why_not(interpreters=bare) == (
+        f"{bare[0]}: expected bcc (package python3-bpfcc), got none"
+    )
+
+
+@needs_bcc
+def test_no_pins(tmp_path, pin_dir):
+    """A map that is not pinned is not made anew: the directory must be a wall's."""
+    (tmp_path / "aw_plain_cgroups").touch()
+
+    assert str(refusal(tmp_path)) == f"{tmp_path}/aw_plain_calls: expected a pinned map, got none"
+    assert str(refusal(tmp_path / 'x"y')).startswith(f"'{tmp_path}/x\"y': expected letters")
+
+
+@needs_bcc
+def test_file_in_place_of_a_pin(tmp_path, pin_dir):
+    """What is not a map is refused, with bcc's words in the log."""
+    for pin in pin_dir.iterdir():
+        (tmp_path / pin.name).touch()
+    error = refusal(tmp_path)
+
+    assert str(error).startswith("compile tls.c: ")
+    assert error.log
+
+
+@needs_bcc
+def test_broken_source(pin_dir, tmp_path):
+    """An error of the compiler is quoted with its place in the file; the log has all of it."""
+    text = (
+        (SOURCES / "tls.c").read_text().replace("int aw_say(struct pt_regs", "int aw_say(strct", 1)
+    )
+    line = next(n for n, each in enumerate(text.splitlines(), 1) if "(strct" in each)
+    error = refusal(pin_dir, sources=sources_with(tmp_path, text))
+
+    assert str(error).startswith(f"compile tls.c: tls.c:{line}:12: error: ")
+    assert "strct" in error.log
+
+
+@needs_bcc
+def test_refused_by_the_verifier(pin_dir, tmp_path):
+    """A program that the kernel refuses is named, with the line of the verifier that says why."""
+    sources = sources_with(tmp_path, REFUSED_BY_THE_VERIFIER)
+    error = refusal(pin_dir, sources=sources, programs=("aw_bad",))
+
+    assert str(error).startswith("load aw_bad: R0 invalid mem access 'map_value_or_null'")
+    assert "R0" in error.log
+
+
+@needs_bcc
+def test_program_that_is_not_there(pin_dir):
+    """A program that the source lacks is named."""
+    error = refusal(pin_dir, programs=("aw_say", "aw_whisper"))
+
+    assert str(error).startswith("load aw_whisper: ")
+
+
+def test_no_source(pin_dir, tmp_path):
+    """Where the source is missing its path is said."""
+    expected = f"{tmp_path}/tls.c: "
+
+    assert (why_not(sources=tmp_path) or "").startswith(WHY_NOT or expected)
+    if WHY_NOT is None:
+        assert str(refusal(pin_dir, sources=tmp_path)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("kill -9 $$", "the compiling process was ended by signal 9 without an answer"),
+        (
+            "echo 'not for this processor' >&2; exit 3",
+            "the compiling process ended with code 3 without an answer: not for this processor",
+        ),
+    ],
+)
+def test_child_that_dies(pin_dir, tmp_path, script, expected):
+    """A child that ends without an answer, such as one killed for its memory, is a refusal."""
+    assert str(refusal(pin_dir, interpreters=interpreter_that(tmp_path, script))) == expected
+
+
+def test_timeout(pin_dir, tmp_path):
+    """A child that takes too long is killed."""
+    slow = interpreter_that(tmp_path, "exec sleep 1000")
+    before = children()
+    began_s = time.monotonic()
+    error = refusal(pin_dir, interpreters=slow, timeout_s=0.2)
+
+    assert str(error) == "compiling took longer than 0.2 s"
+    assert time.monotonic() - began_s < 100
+    assert children() == before
+
+
+@needs_bcc
+def test_expendable():
+    """Where memory is short the child goes first, though the daemon is spared."""
+    before = children()
+    with Compilation(timeout_s=PATIENCE_S) as compilation:
+        compilation.start()
+        (child,) = children() - before
+        score = Path("/proc") / child / "oom_score_adj"
+
+        wait_until(lambda: score.read_text() == "1000\n", what="the score", timeout_s=PATIENCE_S)
+
+
+@needs_bcc
+def test_closed_early():
+    """Closing ends the child at whatever point it is."""
+    before = children()
+    compilation = Compilation()
+    compilation.start()
+    compilation.close()
+    compilation.close()
+
+    assert children() == before
+
+
+@needs_bcc
+def test_parent_that_dies():
+    """The child ends by itself when nobody is left to ask it for anything."""
+    script = DIES_EARLY.format(root=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    child = Path("/proc") / done.stdout.strip()
+
+    wait_until(
+        lambda: b"compile_child" not in _command(child),
+        what="the child's end",
+        timeout_s=PATIENCE_S,
+    )
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@needs_bcc
+def test_why_not_where_all_is_there():
+    """Where nothing is missing nothing is said."""
+    assert why_not() is None
+
+
+def test_why_not_without_uprobes(monkeypatch, tmp_path):
+    """A kernel without uprobes is named by the file it lacks."""
+    monkeypatch.setattr(compiling, "_UPROBES", tmp_path / "type")
+    expected = f"{tmp_path / 'type'}: expected uprobes in this kernel, got none"
+
+    assert (why_not() or "").startswith(WHY_NOT or expected)
+
+
+def test_group_of_its_own(pin_dir, tmp_path):
+    """A signal for the parent's process group, such as ctrl-C, does not reach the child."""
+    out = tmp_path / "group"
+    script = f"ps -o pgid= -p $$ > {out}; echo $$ >> {out}"
+    refusal(pin_dir, interpreters=interpreter_that(tmp_path, script))
+    group, pid = out.read_text().split()
+
+    assert group == pid

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout of what the kernel is told, and rings that are read round and round."""
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import struct
+import subprocess
+
+import pytest
+from rig.process import run_checked
+
+from agentwall.errors import KernelError, UnsupportedFeatureError
+from agentwall.probes import perf
+
+SOFTWARE, DUMMY = 1, 9
+LAYOUT = """
+#include <linux/perf_event.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+int main(void)
+{
+	struct perf_event_attr bits = { .mmap = 1, .task = 1, .watermark = 1, .mmap2 = 1 };
+
+	typedef struct perf_event_attr attr;
+	typedef struct perf_event_mmap_page page;
+
+	printf("%zu %zu ", offsetof(attr, wakeup_events), offsetof(attr, config1));
+	printf("%zu %zu\\n", offsetof(attr, config2), (size_t)PERF_ATTR_SIZE_VER5);
+	printf("%zu %zu\\n", offsetof(page, data_head), offsetof(page, data_tail));
+	printf("%llu\\n", ((unsigned long long *)&bits)[5]);
+	printf("%d %d\\n", SYS_perf_event_open, SYS_bpf);
+}
+"""
+
+
+def test_layout(tmp_path):
+    """Offsets, bits and numbers of calls are those of this machine's headers."""
+    source, program = tmp_path / "layout.c", tmp_path / "layout"
+    source.write_text(LAYOUT)
+    run_checked("gcc", source, "-o", program)
+    said = [[int(word) for word in line.split()] for line in run_checked(program).splitlines()]
+    fields = perf.Attributes
+    offsets = [fields.wakeup.offset, fields.config1.offset, fields.config2.offset]
+
+    assert said[0] == [*offsets, ctypes.sizeof(fields)]
+    assert said[1] == [perf._HEAD_AT, perf._TAIL_AT]
+    assert said[2] == [perf.MMAP | perf.TASK | perf.WATERMARK | perf.MMAP2]
+    assert said[3] == list(perf._NUMBERS[platform.machine()])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0\n", [0]), ("0-3\n", [0, 1, 2, 3]), ("0,2-3,8\n", [0, 2, 3, 8])]
+)
+def test_list_of_processors(text, expected):
+    """The kernel's lists are single numbers and ranges."""
+    assert perf._parsed(text) == expected
+
+
+def test_online_processors():
+    """Those on which this process may run are online."""
+    assert os.sched_getaffinity(0) <= set(perf.online_cpus())
+
+
+def test_unknown_machine(monkeypatch):
+    """On a machine whose numbers of calls are not known, nothing is called."""
+    monkeypatch.setattr(platform, "machine", lambda: "pdp11")
+    with pytest.raises(UnsupportedFeatureError, match=r"expected a machine of .*, got pdp11"):
+        perf.open_event(perf.Attributes(), cpu=0, what="try")
+
+
+def test_refusal_says_what_to_look_at():
+    """Whoever lacks the right learns which."""
+    text = str(perf.failure(errno.EACCES, "try"))
+
+    assert text.startswith("try: permission denied (see kernel.perf_event_paranoid")
+
+
+@pytest.mark.kernel
+def test_wrong_event():
+    """What the kernel does not know is refused with its reason, and no descriptor is left."""
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KernelError, match="try: no such file or directory"):
+        perf.open_event(perf.Attributes(type=0x7FFF), cpu=0, what="try")
+    fd = perf.open_event(perf.Attributes(type=SOFTWARE, config=DUMMY), cpu=0, what="try")
+    with pytest.raises(KernelError, match=r"ring: map [0-9]+ bytes: invalid"):
+        perf.EventRing(fd, 3 * mmap.PAGESIZE, "ring")
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def ring():
+    """The ends of threads and processes on one processor, in the smallest ring there is."""
+    (cpu, *_) = sorted(os.sched_getaffinity(0))
+    attributes = perf.Attributes(type=SOFTWARE, config=DUMMY, flags=perf.TASK | perf.WATERMARK)
+    made = perf.EventRing(perf.open_event(attributes, cpu=cpu, what="ring"), mmap.PAGESIZE, "ring")
+    yield made, cpu
+    made.close()
+
+
+def run_on(cpu: int, times: int) -> None:
+    command = ["taskset", "-c", str(cpu), "sh", "-c", f"for i in $(seq {times}); do (:); done"]
+    subprocess.run(command, check=True)
+
+
+def walk(records: bytes) -> list[int]:
+    kinds, at = [], 0
+    while at < len(records):
+        kind, _, size = struct.unpack_from("=IHH", records, at)
+        kinds.append(kind)
+        at += size
+    assert at == len(records)
+    return kinds
+
+
+@pytest.mark.kernel
+def test_ring_wraps(ring):
+    """Read several times its size, every record is whole and none is lost."""
+    events, cpu = ring
+    seen, octets = [], 0
+    while octets < 5 * mmap.PAGESIZE:
+        run_on(cpu, 20)
+        records = events.unread()
+        seen += walk(records)
+        octets += len(records)
+        events.skip(len(records))
+
+    assert set(seen) <= {4, 7}  # PERF_RECORD_EXIT, PERF_RECORD_FORK
+    assert seen.count(4) >= octets // mmap.PAGESIZE
+
+
+@pytest.mark.kernel
+def test_skip_in_part(ring):
+    """What is not passed over is there the next time."""
+    events, cpu = ring
+    run_on(cpu, 5)
+    first = events.unread()
+    size = struct.unpack_from("=IHH", first)[2]
+    events.skip(size)
+
+    assert events.unread()[: len(first) - size] == first[size:]
+
+
+@pytest.mark.kernel
+def test_full_ring(ring):
+    """A ring that nobody reads is kept as it is; what did not fit is told afterwards."""
+    events, cpu = ring
+    run_on(cpu, 200)
+    full = events.unread()
+    run_on(cpu, 5)
+    again = events.unread()
+    events.skip(len(full))
+    run_on(cpu, 5)
+
+    assert again == full
+    assert 2 not in walk(full)
+    assert 2 in walk(events.unread())  # PERF_RECORD_LOST
+
+
+@pytest.mark.kernel
+def test_close_twice(ring):
+    """A ring may be closed again."""
+    events, _ = ring
+    events.close()
+    events.close()
+
+    assert events.fd == -1
