@@ -84,6 +84,23 @@ def read_hello(stream: bytes) -> Hello | None:
         return None
 
 
+def read_beginning(stream: bytes) -> Hello | None:
+    """Read a ClientHello that may be cut off: extensions that did not come whole are left out.
+
+    Returns:
+        None if it is no ClientHello, or was cut off before its extensions. Not fit for
+        :func:`ja4`, which is about all of them.
+    """
+    try:
+        message = _Bytes(_handshake(stream))
+        if message.number(1) != _CLIENT_HELLO:
+            return None
+        message.take(3)
+        return _read(message, is_whole=False)
+    except _ShortError:
+        return None
+
+
 def _handshake(stream: bytes) -> bytes:
     parts, at = [], 0
     while at + 5 <= len(stream) and stream[at] == _HANDSHAKE and at < _MOST:
@@ -93,7 +110,7 @@ def _handshake(stream: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _read(hello: _Bytes) -> Hello:
+def _read(hello: _Bytes, *, is_whole: bool = True) -> Hello:
     version = hello.number(2)
     hello.take(32)
     hello.vector(1)
@@ -101,11 +118,20 @@ def _read(hello: _Bytes) -> Hello:
     hello.vector(1)
     fields: dict[int, _Bytes] = {}
     order = []
-    rest = hello.vector(2) if not hello.is_done else _Bytes(b"")
+    if is_whole:
+        rest = hello.vector(2) if not hello.is_done else _Bytes(b"")
+    else:
+        hello.take(2)
+        rest = hello
     while not rest.is_done:
-        kind = rest.number(2)
+        try:
+            kind, field = rest.number(2), rest.vector(2)
+        except _ShortError:
+            if is_whole:
+                raise
+            break
         order.append(kind)
-        fields[kind] = rest.vector(2)
+        fields[kind] = field
     return Hello(
         version=version,
         ciphers=ciphers,

@@ -15,9 +15,12 @@ from agentwall.detect.confirm import confirm
 from agentwall.detect.decode import decode
 from agentwall.detect.indicators import IndicatorIndex
 from agentwall.detect.judging import judge
+from agentwall.detect.matched_line import matched_line
 from agentwall.detect.signature import Indicators, Signature
+from agentwall.engine.cutting import kill_of
 from agentwall.engine.events import SignaturesApplied
-from agentwall.engine.excerpts import Excerpts, conversation_of
+from agentwall.engine.excerpts import Excerpts, conversation_of, is_stream, key_of
+from agentwall.engine.tls_sessions import NOTHING, Offer
 from agentwall.flow.finding import Confidence, Finding
 from agentwall.flow.record import (
     Attempt,
@@ -29,9 +32,8 @@ from agentwall.flow.record import (
     Sandbox,
 )
 from agentwall.flow.severity import Severity
-from agentwall.flow.verdict import Mode, Reason, ReasonCode, Verdict
-from agentwall.net.endpoint import L4Protocol
-from agentwall.policy.model import Policy, Response, Rule
+from agentwall.flow.verdict import Hook, Mode, Reason, ReasonCode, Verdict
+from agentwall.policy.model import Inspect, Policy, Response, Rule
 
 MAX_NAMES = 4096
 """Listed names of one sandbox that were told of; of more the first told of is told again."""
@@ -56,6 +58,8 @@ class Sight:
     rule: Rule | None
     """The one that permits the flow."""
     reason: Reason
+    offer: Offer = NOTHING
+    """What the TLS session of its socket offered, as far as that is known."""
 
 
 class IndicatorIndexes:
@@ -113,7 +117,7 @@ class Detections:
     def match(self, sight: Sight, match: Match) -> DetectionRecord | None:
         """Return the detection that a match comes to; None if none of its signatures counts."""
         responses = {
-            signature.id: (judge(signature, sight.policy, sight.rule), signature)
+            signature.id: (_response(signature, sight), signature)
             for signature in self._matched(match)
         }
         counted = [pair for pair in responses.values() if pair[0] is not Response.OFF]
@@ -142,15 +146,23 @@ class Detections:
 
         Those with the verdict DENY are yet to be cut.
         """
-        cookie = sight.attempt.cookie
-        for finding in decode(self.excerpts.conversation(cookie)):
-            response = judge(finding, sight.policy, sight.rule)
-            if not self.excerpts.tell(cookie, finding.cls, finding.dialect, response):
-                continue
+        key = key_of(sight.attempt)
+        if key not in self.excerpts:
+            # What came after it has joined it to its flow, or needed its room.
+            return
+        can_end = any(kill_of(sight.attempt))
+        for finding in decode(self.excerpts.conversation(key)):
+            response = _response(finding, sight)
             verdict = _verdict(sight.mode, response)
+            weight = response
+            if verdict is Verdict.DENY and not can_end:
+                # An alert for now: it is news again once it is known which flow to cut.
+                verdict, weight = Verdict.ALLOW, Response.ALERT
+            if not self.excerpts.tell(key, finding.cls, finding.dialect, weight):
+                continue
             left = None
             if verdict is Verdict.DENY:
-                left = self.excerpts.passed(cookie, from_client=excerpt.from_client)
+                left = self.excerpts.passed(key, from_client=excerpt.from_client)
             yield _record(sight, finding, verdict, response, left)
             if verdict is Verdict.DENY:
                 self.excerpts.end(sight.attempt)
@@ -209,15 +221,33 @@ def _said(record: FlowRecord) -> Mapping[str, str]:
     return said
 
 
+def _response(found: Finding | Signature, sight: Sight) -> Response:
+    rule = sight.rule
+    is_plain = sight.attempt.hook is Hook.PLAIN
+    if is_plain and rule is not None and rule.inspect is Inspect.WIRE:
+        return Response.OFF
+    return judge(found, sight.policy, rule)
+
+
 def _gravity(counted: tuple[Response, Signature]) -> tuple[int, Severity, int]:
     response, signature = counted
     return response.gravity, signature.severity, _SUREST.index(signature.confidence)
 
 
 def _confirmed(signature: Signature, attempt: Attempt, match: Match) -> Finding:
+    finding = _read(signature, attempt, match)
+    if attempt.hook is not Hook.PLAIN:
+        return finding
+    # All of the text says how sure it is; what is shown of it is the matched line alone.
+    line = matched_line(match.text, is_whole=match.position == len(match.text))
+    alone = replace(match, position=len(line), text=line)
+    return replace(finding, evidence=_read(signature, attempt, alone).evidence)
+
+
+def _read(signature: Signature, attempt: Attempt, match: Match) -> Finding:
     # Decoders are asked only where all that this side has said is at hand. It ends at the match, so
     # what they miss in it says nothing against it.
-    if attempt.protocol == L4Protocol.TCP and match.position == len(match.text):
+    if is_stream(attempt) and match.position == len(match.text):
         conversation = conversation_of(attempt, match.text, from_client=match.from_client)
         finding = confirm(signature, match.text, conversation)
         if "contradicted" not in finding.evidence:
@@ -235,6 +265,11 @@ def _record(
     sight: Sight, finding: Finding, verdict: Verdict, response: Response, left: int | None
 ) -> DetectionRecord:
     attempt = sight.attempt
+    if attempt.hook is Hook.PLAIN:
+        inside: dict[str, object] = {"inside": "tls", **sight.offer.evidence()}
+        if left is not None:
+            inside["bytes_left_of"] = "text"
+        finding = replace(finding, evidence={**finding.evidence, **inside})
     return DetectionRecord(
         sandbox=sight.sandbox,
         time_ns=sight.time_ns,

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from agentwall.detect.judging import judge
-from agentwall.engine.commands import Command, KillFlow, Report, StopSandbox
-from agentwall.engine.cutting import is_cut
+from agentwall.engine.commands import Command, Report, StopSandbox
+from agentwall.engine.cutting import is_cut, kill_of
 from agentwall.engine.detections import IndicatorIndexes, Sight
 from agentwall.engine.events import (
     AttemptSeen,
@@ -22,6 +22,7 @@ from agentwall.engine.events import (
     Event,
     ExcerptsSeen,
     FlowLeftHanging,
+    HelloRead,
     HostChanged,
     Lost,
     ModeOverridden,
@@ -36,10 +37,17 @@ from agentwall.engine.events import (
     TotalsRead,
     WallDamaged,
 )
+from agentwall.engine.excerpts import FlowKey, key_of
 from agentwall.engine.processes import clamp_arguments, describe_task
-from agentwall.engine.records import reason_of, record_of_attempt, record_of_totals
+from agentwall.engine.records import (
+    reason_of,
+    record_of_attempt,
+    record_of_hello,
+    record_of_totals,
+)
 from agentwall.engine.sandboxes import KnownSandbox
 from agentwall.engine.severity import DAMAGED
+from agentwall.engine.tls_sessions import TlsCounts
 from agentwall.flow.record import (
     HOST,
     Attempt,
@@ -54,12 +62,10 @@ from agentwall.flow.record import (
     StateRecord,
 )
 from agentwall.flow.verdict import Mode, Verdict
-from agentwall.net.endpoint import L4Protocol
 from agentwall.policy.model import Response
 
 LEFT_HANGING = "flow-left-hanging"
 """The ``state`` of a record that says that an application was not told that its flow is cut."""
-_KILLABLE = (L4Protocol.TCP, L4Protocol.UDP)
 _STOPPING = {response.value: response for response in (Response.FREEZE, Response.KILL)}
 _CLOCK_SLACK_NS = 1_000_000
 """What two readings of the same clocks may differ by. More, and the clock was set."""
@@ -90,6 +96,8 @@ class Engine:
                 yield from self._see(event)
             case ExcerptsSeen():
                 yield from self._decode(event)
+            case HelloRead():
+                yield from self._greet(event)
             case FlowLeftHanging():
                 yield self._hang(event)
             case TotalsRead():
@@ -163,7 +171,7 @@ class Engine:
             detection = self._known(attempt.sandbox).detections.match(sight, attempt.match)
         if is_cut(attempt):
             # First, while the application waits.
-            yield from self._kill(attempt)
+            yield from kill_of(attempt)
         if detection is not None:
             yield from self._tell(attempt.sandbox, detection)
         else:
@@ -184,23 +192,33 @@ class Engine:
             mode=known.mode_at(attempt.mono_ns, applied.policy),
             rule=known.rule(attempt),
             reason=reason_of(known, attempt),
+            offer=known.offer(attempt.cookie),
         )
+
+    def tls_counts(self, key: SandboxKey) -> TlsCounts | None:
+        """Return how many TLS sessions a sandbox began; None: not one, or nobody knows it."""
+        return self._known(key).tls_counts
 
     def _decode(self, event: ExcerptsSeen) -> Iterator[Command]:
         # Each flow once, however many pieces came of it.
-        grown: dict[tuple[SandboxKey, int], tuple[Excerpt, Process | None]] = {}
+        grown: dict[tuple[SandboxKey, FlowKey], tuple[Excerpt, Process | None]] = {}
         for excerpt, process in event.excerpts:
             attempt = excerpt.attempt
             if self._known(attempt.sandbox).detections.excerpts.add(excerpt):
-                grown[attempt.sandbox, attempt.cookie] = excerpt, process
+                grown[attempt.sandbox, key_of(attempt)] = excerpt, process
         for excerpt, process in grown.values():
             sight = self._sight(excerpt.attempt, process)
             if sight is None:
                 continue
             for detection in self._known(sight.attempt.sandbox).detections.decoded(sight, excerpt):
                 if detection.verdict is Verdict.DENY:
-                    yield from self._kill(sight.attempt)
+                    yield from kill_of(sight.attempt)
                 yield from self._tell(sight.attempt.sandbox, detection)
+
+    def _greet(self, event: HelloRead) -> Iterator[Command]:
+        known = self._known(event.hello.attempt.sandbox)
+        record = record_of_hello(known, event, known.tls.learn(event.hello))
+        yield from map(Report, known.tls.see(record))
 
     def _tell(self, key: SandboxKey, detection: DetectionRecord) -> Iterator[Command]:
         """Report *detection*, and have the sandbox stopped if that is to follow."""
@@ -255,20 +273,6 @@ class Engine:
                 state=event.state,
                 detail=dict(event.detail),
             )
-        )
-
-    def _kill(self, attempt: Attempt) -> Iterator[Command]:
-        if attempt.protocol not in _KILLABLE:
-            return
-        if attempt.local is None or attempt.remote is None or not attempt.cookie:
-            return
-        yield KillFlow(
-            sandbox=attempt.sandbox,
-            cookie=attempt.cookie,
-            protocol=attempt.protocol,
-            local=attempt.local,
-            remote=attempt.remote,
-            pid=attempt.task.pid,
         )
 
     def _hang(self, event: FlowLeftHanging) -> Command:
@@ -332,6 +336,7 @@ class Engine:
         known = self._known(event.key)
         if known.has_behaved:
             yield from map(Report, known.watch.end(known.sandbox.id))
+        yield from map(Report, known.end_tls())
         mode = known.mode_at(event.mono_ns).value
         detail: dict[str, object] = {"mode": mode, "lost": known.lost}
         if known.counters is not None:
@@ -341,6 +346,10 @@ class Engine:
             detail["lost_names"] = known.counters.lost_names
             detail["lost_excerpts"] = known.counters.lost_excerpts
             detail["matches"] = known.counters.matches
+            if known.counters.lost_hellos:
+                detail["tls_untold"] = known.counters.lost_hellos
+        if (sessions := known.tls_counts) is not None:
+            detail["tls_sessions"], detail["tls_read"] = sessions.hellos, sessions.joined
         detail["forgotten"] = known.forgotten
         yield self._state(event.key, event.mono_ns, "finished", {**detail, **event.detail})
         self._sandboxes.pop(event.key, None)

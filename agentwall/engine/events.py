@@ -2,8 +2,8 @@
 """Inputs of the engine. Counterpart: :mod:`agentwall.engine.commands`.
 
 The order a caller keeps for one sandbox: :class:`SandboxStarted`, :class:`RulesApplied`,
-:class:`SignaturesApplied`, then attempts, excerpts, totals, counters and losses in any order, and
-:class:`SandboxFinished` last.
+:class:`SignaturesApplied`, then attempts, excerpts, hellos, totals, counters and losses in any
+order, and :class:`SandboxFinished` last.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from agentwall.detect.signature import SignatureSet
 from agentwall.flow.origin import Origin
 from agentwall.flow.record import Attempt, Excerpt, FlowTotals, Process, Sandbox, SandboxKey
+from agentwall.flow.tls import HelloSeen, TlsReading
 from agentwall.flow.verdict import Mode
 from agentwall.net.endpoint import Endpoint
 from agentwall.policy.model import Policy, Response
@@ -83,6 +84,17 @@ class ExcerptsSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HelloRead:
+    """A flow began with a ClientHello, and it was looked at who sent it."""
+
+    hello: HelloSeen
+    process: Process | None
+    """What /proc said of the task, or None when it had gone."""
+    reading: TlsReading | None
+    """Whether its text is read; None: nobody has looked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowLeftHanging:
     """A flow that is cut could not be ended: the kernel drops its packets, and nothing says so."""
 
@@ -117,6 +129,7 @@ class CountersRead:
     lost_names: int
     lost_excerpts: int
     matches: int
+    lost_hellos: int = 0
     is_baseline: bool = False
     """What an earlier daemon has told of already."""
 
@@ -228,6 +241,7 @@ Event = (
     | SignaturesApplied
     | AttemptSeen
     | ExcerptsSeen
+    | HelloRead
     | FlowLeftHanging
     | TotalsRead
     | CountersRead

@@ -4,18 +4,21 @@
 A flow is handed over from the packet on in which a signature says so, 1 KiB of each packet at most.
 So a side may begin in its middle, and may have holes: what follows a hole is read anew, as a stream
 seen from the middle.
+
+What is said inside TLS is a conversation of its own beside the encrypted one of the same socket. It
+may begin before anybody knows its flow: then it is kept by its process until that is known.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from agentwall.detect.conversation import Conversation
 from agentwall.flow.finding import DetectionClass
 from agentwall.flow.record import Attempt, Excerpt
-from agentwall.flow.verdict import Direction
+from agentwall.flow.verdict import Direction, Hook
 from agentwall.net.endpoint import Endpoint, L4Protocol
 from agentwall.policy.model import Response
 
@@ -23,6 +26,11 @@ MAX_FLOWS = 1024
 """Kept at a time; of more the one heard of longest ago goes."""
 MAX_SIDE_BYTES = 8192
 """Kept of each side of a flow: twice what the kernel hands over."""
+
+
+FlowKey = tuple[int, bool, int]
+"""Which conversation: the socket's cookie, whether it is inside TLS, and where there is no cookie
+the process."""
 
 
 @dataclass(slots=True)
@@ -76,18 +84,19 @@ class _Flow:
 
 
 class Excerpts:
-    """The flows of one sandbox that were handed over, by the cookie of their socket."""
+    """The flows of one sandbox that were handed over."""
 
     def __init__(self) -> None:
-        self._flows: OrderedDict[int, _Flow] = OrderedDict()
+        self._flows: OrderedDict[FlowKey, _Flow] = OrderedDict()
         self.dropped = 0
         """Flows that were forgotten to make room; most had ended by then."""
 
     def add(self, excerpt: Excerpt) -> bool:
         """Take what was handed over; say whether the decoders should look at the flow again."""
         attempt = excerpt.attempt
-        if attempt.protocol != L4Protocol.TCP:
+        if not is_stream(attempt):
             return False
+        self._begin(excerpt)
         flow = self._flow(attempt)
         if flow.is_over:
             return False
@@ -95,9 +104,13 @@ class Excerpts:
         flow.packets += 1
         return flow.side(from_client=excerpt.from_client).add(excerpt.position, excerpt.data)
 
-    def conversation(self, cookie: int) -> Conversation:
+    def __contains__(self, key: FlowKey) -> bool:
+        """Say whether a flow is known; no more where it was forgotten, or its text was joined."""
+        return key in self._flows
+
+    def conversation(self, key: FlowKey) -> Conversation:
         """Return all that is known of a flow that :meth:`add` took. Times are the kernel's."""
-        flow = self._flows[cookie]
+        flow = self._flows[key]
         client, server = _ends(flow.first)
         return Conversation(
             client=client,
@@ -115,13 +128,13 @@ class Excerpts:
             name=flow.first.name,
         )
 
-    def passed(self, cookie: int, *, from_client: bool) -> int:
-        """Return how many bytes one side of a flow has got through."""
-        return self._flows[cookie].side(from_client=from_client).passed
+    def passed(self, key: FlowKey, *, from_client: bool) -> int:
+        """Return how many bytes one side of a flow has got through; inside TLS, bytes of text."""
+        return self._flows[key].side(from_client=from_client).passed
 
-    def tell(self, cookie: int, cls: DetectionClass, dialect: str, response: Response) -> bool:
+    def tell(self, key: FlowKey, cls: DetectionClass, dialect: str, response: Response) -> bool:
         """Say whether a finding is news: the first of its dialect in a flow, or graver than it."""
-        told = self._flows[cookie].told
+        told = self._flows[key].told
         before = told.get((cls, dialect), Response.OFF)
         if response.gravity <= before.gravity:
             return False
@@ -130,19 +143,59 @@ class Excerpts:
 
     def end(self, attempt: Attempt) -> None:
         """Look no more at the flow of *attempt*, which was cut."""
+        key = key_of(attempt)
+        if not attempt.cookie:
+            # The next text of this process may be of another connection.
+            self._flows.pop(key, None)
+            return
         flow = self._flow(attempt)
         flow.is_over = True
         flow.client, flow.server = _Side(), _Side()
 
+    def _begin(self, excerpt: Excerpt) -> None:
+        # What a process said before the flow was known is the beginning of this one, if it goes on
+        # there; if it begins anew, it is another connection whose flow is not known.
+        attempt = excerpt.attempt
+        key = key_of(attempt)
+        waiting = _waiting(attempt)
+        flow = self._flows.get(waiting) if attempt.hook is Hook.PLAIN else None
+        if flow is None:
+            return
+        passed = flow.side(from_client=excerpt.from_client).passed
+        if not attempt.cookie:
+            if passed > excerpt.position:
+                del self._flows[waiting]
+        elif key not in self._flows and passed == excerpt.position:
+            self._flows[key] = self._flows.pop(waiting)
+            flow.first = replace(attempt, mono_ns=flow.first.mono_ns)
+
     def _flow(self, attempt: Attempt) -> _Flow:
-        flow = self._flows.get(attempt.cookie)
+        key = key_of(attempt)
+        flow = self._flows.get(key)
         if flow is None:
             if len(self._flows) >= MAX_FLOWS:
                 self._flows.popitem(last=False)
                 self.dropped += 1
-            flow = self._flows[attempt.cookie] = _Flow(attempt, attempt.mono_ns)
-        self._flows.move_to_end(attempt.cookie)
+            flow = self._flows[key] = _Flow(attempt, attempt.mono_ns)
+        self._flows.move_to_end(key)
         return flow
+
+
+def is_stream(attempt: Attempt) -> bool:
+    """Say whether what *attempt* is about is one stream each way: TCP, or text inside TLS."""
+    return attempt.protocol == L4Protocol.TCP or attempt.hook is Hook.PLAIN
+
+
+def key_of(attempt: Attempt) -> FlowKey:
+    """Return the conversation that *attempt* is of."""
+    is_plain = attempt.hook is Hook.PLAIN
+    if is_plain and not attempt.cookie:
+        return _waiting(attempt)
+    return attempt.cookie, is_plain, 0
+
+
+def _waiting(attempt: Attempt) -> FlowKey:
+    return 0, True, attempt.task.pid
 
 
 def conversation_of(attempt: Attempt, text: bytes, *, from_client: bool) -> Conversation:

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from agentwall.engine.events import AttemptSeen, TotalsRead
+from agentwall.engine.events import AttemptSeen, HelloRead, TotalsRead
 from agentwall.engine.processes import describe_task
 from agentwall.engine.sandboxes import KnownSandbox
-from agentwall.flow.record import Attempt, FlowRecord, FlowTotals
+from agentwall.engine.tls_sessions import Offer
+from agentwall.flow.record import Attempt, FlowRecord, FlowTotals, TlsRecord
+from agentwall.flow.tls import TlsReading, Unread
 from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
 from agentwall.net.endpoint import Endpoint, canonical
 from agentwall.policy.evaluate import resolve_line
+from agentwall.policy.model import Inspect
+
+_SPARED = TlsReading(library=None, path=None, unread=Unread.POLICY)
 
 
 def record_of_attempt(known: KnownSandbox, event: AttemptSeen) -> FlowRecord:
@@ -67,6 +72,41 @@ def record_of_totals(known: KnownSandbox, event: TotalsRead) -> FlowRecord:
         count=totals.sockets,
         name=totals.name,
     )
+
+
+def record_of_hello(known: KnownSandbox, event: HelloRead, offer: Offer) -> TlsRecord:
+    """Return the record of a TLS session that begins in *known*."""
+    attempt = event.hello.attempt
+    rule = known.rule(attempt)
+    is_spared = rule is not None and rule.inspect is not Inspect.ALL
+    return TlsRecord(
+        sandbox=known.named(attempt.mono_ns, attempt.generation),
+        time_ns=attempt.mono_ns + known.clock_offset_ns,
+        mono_ns=attempt.mono_ns,
+        process=describe_task(attempt.task, event.process),
+        direction=attempt.direction,
+        protocol=attempt.protocol,
+        local=attempt.local,
+        remote=attempt.remote,
+        name=attempt.name,
+        server_name=offer.server_name,
+        alpn=offer.alpn,
+        ja4=offer.ja4,
+        reading=_SPARED if is_spared else _reading(event),
+        is_joined=event.hello.is_joined and not is_spared,
+        reason=reason_of(known, attempt),
+    )
+
+
+def _reading(event: HelloRead) -> TlsReading | None:
+    reading, library = event.reading, event.hello.library
+    if library is None:
+        return reading
+    # The kernel knows which library this session is of, whatever was found of its process.
+    path = None
+    if reading is not None and reading.library is library:
+        path = reading.path
+    return TlsReading(library=library, path=path, unread=None)
 
 
 def reason_of(known: KnownSandbox, seen: Attempt | FlowTotals) -> Reason:

@@ -201,7 +201,9 @@ def _kind_of(record: _Counted) -> Hashable:
     )
     if isinstance(record, DetectionRecord):
         finding = record.finding
-        return (*common, finding.cls, finding.signature, finding.dialect, record.response)
+        inside = "inside" in finding.evidence
+        kind = (finding.cls, finding.signature, finding.dialect)
+        return (*common, *kind, record.response, inside)
     return (*common, _CLASSES.get(record.hook, record.hook), record.socket_type, record.question)
 
 

@@ -7,15 +7,16 @@ time, or by the generation, that an event names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from agentwall.engine.detections import Detections
 from agentwall.engine.events import CountersRead, ModeOverridden, RulesApplied
+from agentwall.engine.tls_sessions import NOTHING, Offer, TlsCounts, TlsSessions
 from agentwall.engine.watch import Watch
 from agentwall.flow.origin import Origin
-from agentwall.flow.record import Attempt, FlowTotals, PolicyInForce, Sandbox
+from agentwall.flow.record import Attempt, FlowTotals, PolicyInForce, Sandbox, TlsRecord
 from agentwall.flow.verdict import Mode
 from agentwall.policy.model import Policy, Response, Rule
 
@@ -46,6 +47,7 @@ class KnownSandbox:
     stopped: frozenset[Response] = frozenset()
     """What was ordered for the whole sandbox and is not to be ordered again."""
     _watch: Watch | None = None
+    _tls: TlsSessions | None = None
     _policies: dict[int, PolicyInForce] = field(default_factory=dict)
     _labels: tuple[tuple[int, Mapping[str, str]], ...] = ()
     """Former ones, the oldest first, each with the time at which it ended."""
@@ -144,6 +146,27 @@ class KnownSandbox:
     def has_behaved(self) -> bool:
         """Whether anything was seen of which :attr:`watch` has something to say at the end."""
         return self._watch is not None
+
+    @property
+    def tls(self) -> TlsSessions:
+        """Its TLS sessions; made when the first begins."""
+        if self._tls is None:
+            self._tls = TlsSessions()
+        return self._tls
+
+    @property
+    def tls_counts(self) -> TlsCounts | None:
+        """How many TLS sessions it began; None: not one."""
+        return self._tls.counts if self._tls is not None else None
+
+    def end_tls(self) -> Iterator[TlsRecord]:
+        """Yield what is left to say of its TLS sessions."""
+        if self._tls is not None:
+            yield from self._tls.end()
+
+    def offer(self, cookie: int) -> Offer:
+        """Return what the TLS session on this socket offered, as far as that is known."""
+        return self._tls.offer(cookie) if self._tls is not None else NOTHING
 
     @property
     def forgotten(self) -> int:

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import (
+    DetectionRecord,
+    FlowRecord,
+    GapRecord,
+    Record,
+    StateRecord,
+    TlsRecord,
+)
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, ReasonCode, Verdict
 from agentwall.net.endpoint import canonical
@@ -33,6 +40,8 @@ def severity_of(record: Record | DetectionRecord) -> Severity:
             return Severity.CRITICAL if record.state == DAMAGED else Severity.INFO
         case DetectionRecord():
             return record.finding.severity
+        case TlsRecord():
+            return Severity.INFO
         case _:
             assert_never(record)
 

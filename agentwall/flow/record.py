@@ -14,6 +14,7 @@ from typing import NewType
 
 from agentwall.flow.finding import Finding
 from agentwall.flow.origin import Origin
+from agentwall.flow.tls import TlsReading
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint
 
@@ -276,4 +277,39 @@ class DetectionRecord:
     """How many equal ones the record stands for."""
 
 
-Record = FlowRecord | GapRecord | StateRecord | DetectionRecord
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsRecord:
+    """One ``kind: tls`` event: a process speaks TLS, and whether its text is read.
+
+    The first time it does, and the first time that is so in another way; then how often it did.
+    """
+
+    sandbox: Sandbox
+    time_ns: int
+    mono_ns: int
+    process: Process | None
+    """None: several, of which there was no room to tell one by one."""
+    direction: Direction
+    protocol: int
+    local: Endpoint | None
+    remote: Endpoint | None
+    name: str | None
+    """The name under which the remote address was learned."""
+    server_name: str | None
+    """What the ClientHello asks for (SNI), lower case; chosen by the sandbox, at most 255
+    characters. None: it names none, or none could be read."""
+    alpn: tuple[str, ...]
+    """The protocols that it offers, the preferred one first; chosen by the sandbox, bounded."""
+    ja4: str | None
+    """Fingerprint of the client's TLS; None where the hello was not seen whole."""
+    reading: TlsReading | None
+    """Whether and how the text of *process* is read; None: nobody has looked."""
+    is_joined: bool
+    """A probe has told which connection of a library this is: its text is read."""
+    reason: Reason
+    """The rule that permits the flow."""
+    count: int = 1
+    """How many sessions the record stands for; everything else is the last one's."""
+
+
+Record = FlowRecord | GapRecord | StateRecord | DetectionRecord | TlsRecord

@@ -9,6 +9,7 @@ from agentwall.sinks.event_json import (
     encode_endpoint,
     encode_process,
     encode_question,
+    encode_reading,
     encode_reason,
     encode_remote,
     encode_sandbox,
@@ -21,8 +22,10 @@ from agentwall.sinks.report_rows import (
     FindingRow,
     FlowEnds,
     FlowRow,
+    InsideTls,
     ProcessRow,
     SandboxRow,
+    TlsRow,
     Totals,
 )
 from agentwall.sinks.rfc3339 import format_time
@@ -43,6 +46,7 @@ def encode_report(report: AuditReport) -> dict[str, object]:
         "denials": [_flow(row) for row in report.denials],
         "findings": [_finding(finding) for finding in report.findings],
         "permitted": [_flow(row) for row in report.permitted],
+        "inside_tls": _inside_tls(report.inside_tls),
         "processes": [_process_row(row) for row in report.processes],
         "timeline": [_bucket(bucket, report.step_ns) for bucket in report.timeline],
         "sandboxes": [_sandbox_row(row) for row in report.sandboxes],
@@ -145,6 +149,34 @@ def _process_row(row: ProcessRow) -> dict[str, object]:
         "destinations": row.destinations,
         "bytes_out": row.bytes_out,
         "bytes_in": row.bytes_in,
+    }
+
+
+def _inside_tls(inside: InsideTls) -> dict[str, object]:
+    return {
+        "sessions": inside.sessions,
+        "read_sessions": inside.read_sessions,
+        "processes": inside.processes,
+        "read_processes": inside.read_processes,
+        "by_library": {
+            "unknown" if library is None else library.value: count
+            for library, count in inside.by_library.items()
+        },
+        "not_read": [_tls_row(row) for row in inside.not_read],
+        "unlisted": inside.unlisted,
+    }
+
+
+def _tls_row(row: TlsRow) -> dict[str, object]:
+    return {
+        "sandbox": row.sandbox,
+        "process": encode_process(row.process),
+        "pids": list(row.pids),
+        "reading": encode_reading(row.reading),
+        "server_names": list(row.server_names),
+        "sessions": row.sessions,
+        "first": _time(row.first_ns),
+        "last": _time(row.last_ns),
     }
 
 

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import IO
 
-from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import (
+    DetectionRecord,
+    FlowRecord,
+    GapRecord,
+    Record,
+    StateRecord,
+    TlsRecord,
+)
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.describe import (
     NOT_DECODED,
@@ -23,15 +30,17 @@ from agentwall.sinks.describe import (
     describe_verdict,
 )
 from agentwall.sinks.escape import printable
-from agentwall.sinks.finding_words import describe_kind, detection_line
+from agentwall.sinks.finding_words import detection_line, finding_kind
 from agentwall.sinks.findings import detection_key
 from agentwall.sinks.flow_keys import flow_key, is_totals
 from agentwall.sinks.remedy import remedy_for
 from agentwall.sinks.targets import record_target
+from agentwall.sinks.tls_events import is_expected, tls_line
 
 PREFIX = "agentwall: "
 MAX_LINES = 200
-"""Distinct denials and detections that get a line of their own; the event file has them all."""
+"""Distinct denials, detections and programs whose TLS is not read that get a line of their own;
+the event file has them all."""
 MAX_KINDS = 64
 """Kinds of detections that the sums name."""
 MAX_DISTINCT = 20_000
@@ -47,6 +56,7 @@ class Console:
         self._is_open = not quiet
         self._distinct: set[int] = set()
         self._distinct_detections: set[int] = set()
+        self._distinct_unread: set[int] = set()
         self._printed = 0
         self.denied = 0
         self.would_denied = 0
@@ -59,6 +69,9 @@ class Console:
         """Addresses in DNS answers that found no room."""
         self.not_decoded = 0
         """Packets that no decoder saw."""
+        self.tls_sessions = 0
+        """Of those that could have been read: where probes are off there are none."""
+        self.tls_read = 0
         self._detected: dict[str, list[int]] = {}
         """How often each kind was told of, and how often of that it was cut off."""
 
@@ -79,6 +92,8 @@ class Console:
                     self.say(f"the wall is damaged: {what}")
             case DetectionRecord():
                 self._write_detection(record)
+            case TlsRecord():
+                self._write_tls(record)
 
     def flush(self) -> None:
         """Push out what the stream holds back."""
@@ -121,6 +136,9 @@ class Console:
         lines = [", ".join(parts)]
         if self._detected:
             lines.append(f"detected: {', '.join(self._detected_words())}")
+        if self.tls_sessions:
+            sessions = describe_count(self.tls_sessions, "session")
+            lines.append(f"inside TLS: {self.tls_read} of {sessions} read")
         if self.lost:
             lines.append(f"{describe_count(self.lost, 'event')} lost")
         if self.not_learned:
@@ -149,13 +167,25 @@ class Console:
 
     def _write_detection(self, record: DetectionRecord) -> None:
         finding = record.finding
-        kind = describe_kind(finding.cls.value, finding.dialect)
+        kind = finding_kind(finding.cls.value, finding.dialect, finding.evidence)
         if kind in self._detected or len(self._detected) < MAX_KINDS:
             counts = self._detected.setdefault(kind, [0, 0])
             counts[0] += 1
             counts[1] += record.verdict is Verdict.DENY
         key = detection_key(record)
         self._write_once(self._distinct_detections, key, lambda: detection_line(record))
+
+    def _write_tls(self, record: TlsRecord) -> None:
+        if is_expected(record):
+            return
+        self.tls_sessions += record.count
+        if record.is_joined:
+            self.tls_read += record.count
+            return
+        process = record.process
+        who = (process.comm, process.exe) if process is not None else None
+        unread = record.reading.unread if record.reading is not None else None
+        self._write_once(self._distinct_unread, hash((who, unread)), lambda: tls_line(record))
 
     def _write_denial(self, record: FlowRecord) -> None:
         # The hash stands for the key: a sandbox can make the keys long, not the set large.

@@ -33,6 +33,7 @@ _HOOKS = {
     Hook.EGRESS: "outgoing packet",
     Hook.INGRESS: "incoming packet",
     Hook.SOCK_RELEASE: "end of flow",
+    Hook.PLAIN: "inside TLS",
 }
 
 _REASONS = {

@@ -21,7 +21,9 @@ from agentwall.flow.record import (
     Record,
     Sandbox,
     StateRecord,
+    TlsRecord,
 )
+from agentwall.flow.tls import TlsReading
 from agentwall.flow.verdict import Reason
 from agentwall.net.endpoint import Endpoint
 from agentwall.net.ports import protocol_name
@@ -82,6 +84,8 @@ def encode(event: LoggedEvent) -> dict[str, object]:
             head.update(state=record.state, detail=dict(record.detail))
         case DetectionRecord():
             head.update(_encode_detection(record))
+        case TlsRecord():
+            head.update(_encode_tls(record))
     head["prev"] = event.prev
     return head
 
@@ -96,6 +100,8 @@ def _kind(record: Record) -> str:
             return "state"
         case DetectionRecord():
             return "detection"
+        case TlsRecord():
+            return "tls"
 
 
 def encode_sandbox(sandbox: Sandbox) -> dict[str, object]:
@@ -171,6 +177,34 @@ def _encode_detection(record: DetectionRecord) -> dict[str, object]:
     if record.count != 1:
         found["count"] = record.count
     return found
+
+
+def _encode_tls(record: TlsRecord) -> dict[str, object]:
+    return {
+        "process": encode_process(record.process),
+        "direction": record.direction.value,
+        "protocol": protocol_name(record.protocol),
+        "local": encode_endpoint(record.local),
+        "remote": encode_remote(record.remote, record.name),
+        "server_name": record.server_name,
+        "alpn": list(record.alpn),
+        "ja4": record.ja4,
+        "read": record.is_joined,
+        "reading": encode_reading(record.reading),
+        "reason": encode_reason(record.reason),
+        "count": record.count,
+    }
+
+
+def encode_reading(reading: TlsReading | None) -> dict[str, object] | None:
+    """Return whether and how a process is read as JSON values, null for None."""
+    if reading is None:
+        return None
+    return {
+        "library": reading.library.value if reading.library is not None else None,
+        "path": reading.path,
+        "unread": reading.unread.value if reading.unread is not None else None,
+    }
 
 
 def encode_reason(reason: Reason) -> dict[str, object]:

@@ -13,15 +13,17 @@ from agentwall.flow.record import (
     Record,
     Sandbox,
     StateRecord,
+    TlsRecord,
 )
 from agentwall.flow.verdict import Verdict
 
-KINDS = ("flow", "detection", "gap", "state")
+KINDS = ("flow", "detection", "tls", "gap", "state")
 MIN_PREFIX = 4
 """Characters of a container's id that stand for it."""
 _KIND_OF = {
     FlowRecord: "flow",
     DetectionRecord: "detection",
+    TlsRecord: "tls",
     GapRecord: "gap",
     StateRecord: "state",
 }

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import (
+    DetectionRecord,
+    FlowRecord,
+    GapRecord,
+    Record,
+    StateRecord,
+    TlsRecord,
+)
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.console import denial_line
 from agentwall.sinks.describe import (
@@ -26,6 +33,7 @@ from agentwall.sinks.eventlog import CONTINUED
 from agentwall.sinks.finding_words import detection_line
 from agentwall.sinks.flow_keys import is_totals
 from agentwall.sinks.targets import record_target
+from agentwall.sinks.tls_events import tls_line
 
 MAX_CHARS = 2000
 _MAX_VALUE = 160
@@ -42,6 +50,8 @@ def event_line(record: Record) -> str:
             words = _flow(record)
         case DetectionRecord():
             words = detection_line(record) + _times(record.count)
+        case TlsRecord():
+            words = tls_line(record)
         case GapRecord():
             words = f"lost {record.lost} {describe_loss(record.where)}"
         case StateRecord():

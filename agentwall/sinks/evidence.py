@@ -48,10 +48,12 @@ _MEASURED = {
     "server_bytes": "{} B from the server",
     "client_bytes": "{} B from the client",
 }
+_SPELT = {"sni": "SNI", "alpn": "ALPN", "ja4": "JA4"}
 _NOT_SHOWN = frozenset(
     {
         *("limit", "forgotten", "updates", "targets_since_first_told", "burst_seconds"),
         *("examples", "example", "dated", EXCERPT),
+        *("inside", "bytes_left_of"),
     }
 )
 """For programs, or shown elsewhere."""
@@ -98,7 +100,7 @@ def _phrases(evidence: Mapping[str, object]) -> Iterator[str]:
     for key, value in evidence.items():
         if key in _NOT_SHOWN or value in (None, False, 0, "") or isinstance(value, Mapping):
             continue
-        words = shorten(printable(key.replace("_", " ")), _SHOWN_TEXT)
+        words = _SPELT.get(key) or shorten(printable(key.replace("_", " ")), _SHOWN_TEXT)
         if value is True:
             yield words
         elif isinstance(value, int) and key in _COUNTED:

@@ -18,11 +18,13 @@ from agentwall.flow.record import (
     Record,
     Sandbox,
     StateRecord,
+    TlsRecord,
 )
 from agentwall.flow.verdict import Reason, Verdict
 from agentwall.sinks.describe import (
     describe_address,
     describe_bytes,
+    describe_count,
     describe_hook,
     describe_process,
     describe_program,
@@ -34,10 +36,11 @@ from agentwall.sinks.escape import printable, shorten
 from agentwall.sinks.event_json import ORIGIN_TEXTS, LoggedEvent
 from agentwall.sinks.event_words import event_line, labels_words
 from agentwall.sinks.evidence import describe_evidence, describe_excerpt
-from agentwall.sinks.finding_words import describe_kind, describe_outcome
+from agentwall.sinks.finding_words import describe_outcome, finding_kind, is_inside
 from agentwall.sinks.remedy import remedy_for, remedy_for_finding
 from agentwall.sinks.rfc3339 import format_time
 from agentwall.sinks.targets import record_target
+from agentwall.sinks.tls_events import reading_words, tls_target
 
 _MAX_TEXT = 300
 _MAX_ARGUMENTS = 1000
@@ -81,7 +84,8 @@ def headline(record: Record) -> str:
             times = f", {record.count} times" if record.count > 1 else ""
             return f"{describe_verdict(record.verdict)}: {record_target(record)}{times}"
         case DetectionRecord():
-            kind = describe_kind(record.finding.cls.value, record.finding.dialect)
+            finding = record.finding
+            kind = finding_kind(finding.cls.value, finding.dialect, finding.evidence)
             times = f", {record.count} times" if record.count > 1 else ""
             return f"detected: {kind}{times}"
         case _:
@@ -101,14 +105,18 @@ def explain(case: Case) -> Iterator[Line]:
         case DetectionRecord():
             yield from _process(record.process)
             yield from _detection(record)
+        case TlsRecord():
+            yield from _process(record.process)
+            yield from _tls(record)
         case StateRecord():
             for key, value in record.detail.items():
                 yield _short(key), _short(str(value))
         case GapRecord():
             yield "meaning", "that many are missing here; the verdicts stood all the same"
-    if isinstance(record, FlowRecord | DetectionRecord):
+    if isinstance(record, FlowRecord | DetectionRecord | TlsRecord):
         yield from _rule(record.reason, case.rule)
         yield from _policy(record.sandbox, case.applied)
+    if isinstance(record, FlowRecord | DetectionRecord):
         yield from _remedy(record)
 
 
@@ -176,8 +184,34 @@ def _detection(record: DetectionRecord) -> Iterator[Line]:
         yield "", f'"{excerpt}"'
     if numbers := describe_evidence(finding.evidence, _MAX_TEXT):
         yield "", numbers
-    outcome = describe_outcome(record.verdict, finding.stage, record.bytes_left, record.direction)
+    outcome = describe_outcome(
+        record.verdict,
+        finding.stage,
+        record.bytes_left,
+        record.direction,
+        is_text=is_inside(finding.evidence),
+    )
     yield "outcome", f"{outcome} (response {_short(record.response)})"
+
+
+def _tls(record: TlsRecord) -> Iterator[Line]:
+    yield "where to", tls_target(record)
+    offered = [
+        f"{word} {text}"
+        for word, text in (
+            ("server name", record.server_name),
+            ("ALPN", " ".join(record.alpn)),
+            ("JA4", record.ja4),
+        )
+        if text
+    ]
+    if offered:
+        yield "hello", _short(", ".join(offered))
+    yield "inside", reading_words(record)
+    if not record.is_joined:
+        yield "", "what is said there is not compared with signatures; its rhythm still is watched"
+    if record.count > 1:
+        yield "sessions", describe_count(record.count, "session")
 
 
 def _rule(reason: Reason, rule: RuleText | None) -> Iterator[Line]:

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agentwall.engine.severity import DAMAGED
-from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import (
+    DetectionRecord,
+    FlowRecord,
+    GapRecord,
+    Record,
+    StateRecord,
+    TlsRecord,
+)
+from agentwall.flow.tls import Unread
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.escape import shorten
 
@@ -40,6 +48,28 @@ class SandboxFigures:
     would_denied: int
     detections: int
     lost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFigures:
+    """Reading inside TLS, as a scrape shows it. Counters run since the wall was loaded."""
+
+    state: str
+    """``starting``, ``on``, ``off`` or ``refused``."""
+    libraries: Mapping[str, int]
+    """Files that are probed, by library."""
+    over_limit: int
+    unreadable: int
+    calls: int
+    octets: int
+    lost: int
+    doubled: int
+    connections: int
+    joined: int
+    read: int
+    """Processes whose text is read."""
+    unread: Mapping[str, int]
+    """Processes whose text is not, by reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +103,8 @@ class Snapshot:
     """When the last reload came to its end, UTC."""
     reload_applied: bool = True
     """Whether it was applied."""
+    tls: TlsFigures | None = None
+    """None: nobody has it."""
 
 
 @dataclass(slots=True)
@@ -110,6 +142,8 @@ class Figures:
         """By policy, reason and verdict."""
         self.detections: dict[Series, int] = {}
         """By class, response and verdict."""
+        self.tls: dict[Series, int] = {}
+        """TLS sessions, by whether they were read, and by which library or why not."""
         self.lost: dict[Series, int] = {}
         """Events, by the place where they were lost."""
         self.responses: dict[Series, int] = {}
@@ -129,6 +163,9 @@ class Figures:
             case DetectionRecord():
                 series = (record.finding.cls.value, record.response, record.verdict.value)
                 _add(self.detections, series, record.count)
+            case TlsRecord():
+                read = "yes" if record.is_joined else "no"
+                _add(self.tls, (read, _how(record)), record.count)
             case GapRecord():
                 _add(self.lost, (record.where,), record.lost)
             case StateRecord():
@@ -157,6 +194,16 @@ class Figures:
 def _policy(record: FlowRecord) -> str:
     policy = record.sandbox.policy
     return policy.name if policy is not None else "none"
+
+
+def _how(record: TlsRecord) -> str:
+    reading = record.reading
+    if reading is None:
+        return "unknown"
+    if record.is_joined:
+        return reading.library.value if reading.library is not None else "unknown"
+    # Its library is read, and this session is none of it.
+    return reading.unread.value if reading.unread is not None else Unread.OWN_TLS.value
 
 
 def _add(counted: dict[Series, int], series: Series, number: int) -> None:

@@ -74,6 +74,7 @@ def _kind(row: FindingRow) -> tuple[object, ...]:
         flow.local.address if flow and flow.local and row.sandbox is None else None,
         str(row.evidence.get("client")) if flow is None else None,
         str(row.evidence.get("zone")),
+        str(row.evidence.get("inside")),
     )
 
 

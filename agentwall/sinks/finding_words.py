@@ -6,12 +6,14 @@ Everything returned is one line and safe on a terminal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 
 from agentwall.flow.finding import Stage
 from agentwall.flow.record import DetectionRecord
 from agentwall.flow.verdict import Direction, Reason, ReasonCode, Verdict
 from agentwall.net.ports import protocol_name
+from agentwall.policy.model import Response
 from agentwall.sinks.describe import (
     describe_bytes,
     describe_place,
@@ -34,6 +36,7 @@ _BY = {
     Stage.BEHAVIOUR: "its behaviour",
     Stage.INDICATOR: "a listed name",
 }
+_CUTTING = tuple(each.value for each in Response if each.cuts)
 _PERMITS = (ReasonCode.RULE, ReasonCode.SIGNATURE)
 """Reasons whose rule, if there is one, permits the flow."""
 
@@ -46,7 +49,7 @@ def detection_line(record: DetectionRecord) -> str:
     ...``.
     """
     finding = record.finding
-    what = f"detected {describe_kind(finding.cls.value, finding.dialect)}"
+    what = f"detected {finding_kind(finding.cls.value, finding.dialect, finding.evidence)}"
     if record.remote is not None:
         ends = FlowEnds(
             direction=record.direction,
@@ -56,11 +59,20 @@ def detection_line(record: DetectionRecord) -> str:
             name=record.name,
         )
         what += f" in {describe_ends(ends)}"
-    outcome = describe_outcome(record.verdict, finding.stage, record.bytes_left, record.direction)
+    outcome = describe_outcome(
+        record.verdict,
+        finding.stage,
+        record.bytes_left,
+        record.direction,
+        is_text=is_inside(finding.evidence),
+    )
+    is_flowless = record.remote is None and record.verdict is Verdict.ALLOW
+    if is_inside(finding.evidence) and is_flowless and record.response in _CUTTING:
+        outcome = f"found by {_BY[finding.stage]}: its flow is not known, and is refused once it is"
     parts = [f"{what} by {describe_process(record.process)}: {outcome}"]
     if finding.stage is Stage.BEHAVIOUR:
         parts.append(describe_evidence(finding.evidence, 160))
-    if record.remote is not None:
+    if record.remote is not None or is_inside(finding.evidence):
         parts.append(describe_permit(record.reason))
     remedy = printable(remedy_for_finding(finding, record.verdict, record.reason))
     parts.append(f"{_aim(record.verdict)} {remedy}")
@@ -75,6 +87,17 @@ def describe_kind(kind: str, dialect: str | None) -> str:
     """Return ``mining (stratum-v1)``."""
     words = printable(kind.replace("_", " "))
     return f"{words} ({printable(dialect)})" if dialect else words
+
+
+def finding_kind(kind: str, dialect: str | None, evidence: Mapping[str, object]) -> str:
+    """Return ``mining (stratum-v1)``, and where it was said inside TLS that it was."""
+    words = describe_kind(kind, dialect)
+    return f"{words} inside TLS" if is_inside(evidence) else words
+
+
+def is_inside(evidence: Mapping[str, object]) -> bool:
+    """Say whether *evidence* is of what was said inside TLS."""
+    return evidence.get("inside") == "tls"
 
 
 def describe_ends(flow: FlowEnds, others: int = 0) -> str:
@@ -96,9 +119,22 @@ def describe_ends(flow: FlowEnds, others: int = 0) -> str:
 
 
 def describe_outcome(
-    verdict: Verdict | None, stage: Stage | None, left: int | None, direction: Direction
+    verdict: Verdict | None,
+    stage: Stage | None,
+    left: int | None,
+    direction: Direction,
+    *,
+    is_text: bool = False,
 ) -> str:
-    """Return what became of it: ``cut off by its signature before any of it was out``."""
+    """Return what became of it: ``cut off by its signature before any of it was out``.
+
+    Args:
+        verdict: None: nothing judged it.
+        stage: What found it.
+        left: How many bytes had passed before.
+        direction: Who opened the flow.
+        is_text: *left* counts text inside TLS, not what crossed the network.
+    """
     by = _BY[stage] if stage is not None else "its signature"
     if verdict is Verdict.ALLOW:
         return f"an alert by {by}: nothing was cut off"
@@ -111,7 +147,8 @@ def describe_outcome(
         return f"cut off by {by}"
     if left == 0:
         return f"cut off by {by} before any of it was {way}"
-    return f"cut off by {by} after {describe_bytes(left)} of it were {way}"
+    what = "its text" if is_text else "it"
+    return f"cut off by {by} after {describe_bytes(left)} of {what} were {way}"
 
 
 def describe_permit(reason: Reason) -> str:
@@ -151,7 +188,8 @@ def group_outcome(group: FindingGroup) -> str:
     left = max(
         (each.bytes_left for each in group.rows if each.bytes_left is not None), default=None
     )
-    return describe_outcome(row.verdict, row.stage, left, direction)
+    is_text = is_inside(row.evidence)
+    return describe_outcome(row.verdict, row.stage, left, direction, is_text=is_text)
 
 
 def group_who(group: FindingGroup) -> tuple[str, str]:

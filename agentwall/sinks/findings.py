@@ -187,8 +187,11 @@ def _detection_key(record: DetectionRecord) -> tuple[Hashable, ...]:
         port = record.local.port if record.local is not None else 0
     else:
         port = remote.port if remote is not None else 0
-    # A scan is of the whole sandbox: who made the attempt that completed it is chance.
-    who = (process.comm, process.exe) if process is not None and remote is not None else None
+    # A scan is of the whole sandbox: who made the attempt that completed it is chance. But what was
+    # said inside TLS was said by somebody, also where its flow is not known.
+    inside = str(finding.evidence.get("inside", ""))
+    is_one = remote is not None or bool(inside)
+    who = (process.comm, process.exe) if process is not None and is_one else None
     return (
         record.sandbox.id,
         who,
@@ -201,9 +204,10 @@ def _detection_key(record: DetectionRecord) -> tuple[Hashable, ...]:
         finding.signature,
         # One behaviour in two zones, or towards two names, is two things.
         str(finding.evidence.get("zone", "")),
+        inside,
         record.verdict,
         record.response,
-        record.reason if remote is not None else None,
+        record.reason if is_one else None,
     )
 
 

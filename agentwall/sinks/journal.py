@@ -2,8 +2,9 @@
 """Records to journald, in its native protocol: one datagram each, with fields to search by.
 
 ``journalctl SYSLOG_IDENTIFIER=agentwall AGENTWALL_VERDICT=deny AGENTWALL_EPISODE=41``. Permitted
-flows are left out. Nothing here waits: what journald does not take is tried again a few times and
-then counted as lost, and once it takes something again it is told how much that was.
+flows are left out, and TLS sessions that are read. Nothing here waits: what journald does not take
+is tried again a few times and then counted as lost, and once it takes something again it is told
+how much that was.
 
 The protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL.
 """
@@ -21,7 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from agentwall.engine.severity import severity_of
-from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, StateRecord
+from agentwall.flow.record import (
+    DetectionRecord,
+    FlowRecord,
+    GapRecord,
+    Record,
+    StateRecord,
+    TlsRecord,
+)
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.describe import describe_address
@@ -70,6 +78,8 @@ class Journal:
     def take(self, record: Record, event_id: str | None) -> None:
         """Send *record*, if it is worth it; *event_id* is what ``agentwall explain`` takes."""
         if isinstance(record, FlowRecord) and record.verdict is Verdict.ALLOW:
+            return
+        if isinstance(record, TlsRecord) and record.is_joined:
             return
         if len(self._pending) >= MAX_PENDING:
             self.flush()
@@ -171,6 +181,9 @@ def fields_of(record: Record, event_id: str | None) -> Iterator[tuple[str, str]]
             yield "AGENTWALL_SIGNATURE", record.finding.signature
             yield "AGENTWALL_RESPONSE", record.response
             yield from _of_flow(record)
+        case TlsRecord():
+            yield "AGENTWALL_KIND", "tls"
+            yield from _of_tls(record)
         case GapRecord():
             yield "AGENTWALL_KIND", "gap"
             yield "AGENTWALL_WHERE", record.where
@@ -198,8 +211,23 @@ def _context(record: Record) -> Iterator[tuple[str, str]]:
             yield "AGENTWALL_COMMIT", sandbox.policy.commit
 
 
+def _of_tls(record: TlsRecord) -> Iterator[tuple[str, str]]:
+    reading = record.reading
+    if record.server_name is not None:
+        yield "AGENTWALL_SERVER_NAME", record.server_name
+    if record.ja4 is not None:
+        yield "AGENTWALL_JA4", record.ja4
+    if reading is not None and reading.unread is not None:
+        yield "AGENTWALL_UNREAD", reading.unread.value
+    yield from _of_both(record)
+
+
 def _of_flow(record: FlowRecord | DetectionRecord) -> Iterator[tuple[str, str]]:
     yield "AGENTWALL_VERDICT", record.verdict.value
+    yield from _of_both(record)
+
+
+def _of_both(record: FlowRecord | DetectionRecord | TlsRecord) -> Iterator[tuple[str, str]]:
     yield "AGENTWALL_REASON", record.reason.code.value
     yield "AGENTWALL_COUNT", str(record.count)
     if record.reason.rule is not None:

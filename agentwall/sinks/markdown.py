@@ -22,8 +22,8 @@ from agentwall.sinks.describe import (
 from agentwall.sinks.escape import escape, printable
 from agentwall.sinks.finding_groups import collapse_findings
 from agentwall.sinks.finding_words import (
-    describe_kind,
     finding_grounds,
+    finding_kind,
     finding_remedy,
     findings_of,
     group_flow,
@@ -50,6 +50,7 @@ from agentwall.sinks.row_words import (
     unlisted_words,
 )
 from agentwall.sinks.scans import RowGroup, collapse
+from agentwall.sinks.tls_rows import inside_words, tls_row_names, tls_row_who, tls_row_why
 
 MAX_ROWS = 200
 MAX_CELL = 400
@@ -86,6 +87,7 @@ def _document(report: AuditReport) -> Iterator[str]:
     if report.is_judged:
         yield from _denials(report)
     yield from _notes(report)
+    yield from _inside_tls(report)
     yield from _permitted(report)
     yield from _processes(report)
     yield from _timeline(report)
@@ -103,7 +105,7 @@ def _findings(report: AuditReport) -> Iterator[str]:
             group.first.severity.label,
             str(group.count),
             _below(
-                describe_kind(group.first.kind, group.first.dialect),
+                finding_kind(group.first.kind, group.first.dialect, group.first.evidence),
                 group_flow(group),
                 group_outcome(group),
             ),
@@ -163,6 +165,26 @@ def _notes(report: AuditReport) -> Iterator[str]:
             lost = f"{gap.lost} {describe_loss(gap.where)}"
             yield f"- {describe_moment(gap.time_ns)}: {code(lost)}"
         yield from _note(unlisted_words(MAX_ROWS, len(report.gaps), 0))
+
+
+def _inside_tls(report: AuditReport) -> Iterator[str]:
+    inside = report.inside_tls
+    if not inside.sessions:
+        return
+    yield from ("", "## Inside TLS", "", f"{inside_words(inside)}.")
+    if not inside.not_read:
+        return
+    rows = (
+        (
+            str(row.sessions),
+            _below(*tls_row_who(row)),
+            code(tls_row_names(row)),
+            _below(*tls_row_why(row)),
+        )
+        for row in inside.not_read[:MAX_ROWS]
+    )
+    yield from _table("Not read inside TLS", ("Sessions", "Who", "Server names", "Why"), rows)
+    yield from _note(unlisted_words(MAX_ROWS, len(inside.not_read), inside.unlisted))
 
 
 def _permitted(report: AuditReport) -> Iterator[str]:

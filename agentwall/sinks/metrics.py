@@ -33,8 +33,10 @@ from agentwall.sinks.figures import (
     SandboxFigures,
     Series,
     Snapshot,
+    TlsFigures,
 )
 
+_TLS_STATES = ("starting", "on", "off", "refused")
 _TIMEOUT_S = 5.0
 """A client that takes longer to ask or to listen is cut off."""
 
@@ -116,6 +118,8 @@ class DaemonCollector(Collector):
             yield from _sandboxes(snapshot.sandboxes)
             yield from _writing(snapshot)
             yield from _upkeep(snapshot)
+            if snapshot.tls is not None:
+                yield from _inside_tls(snapshot.tls)
 
 
 def _counted(figures: Figures) -> Iterator[Metric]:
@@ -131,6 +135,12 @@ def _counted(figures: Figures) -> Iterator[Metric]:
         "What was recognised by its bytes, a name or its behaviour.",
         ("class", "response", "verdict"),
         dict(figures.detections).items(),
+    )
+    yield _counter(
+        "agentwall_tls_sessions",
+        "TLS sessions of sandboxes, by whether they were read, and by what or why not.",
+        ("read", "how"),
+        dict(figures.tls).items(),
     )
     yield _counter(
         "agentwall_lost_events",
@@ -246,6 +256,33 @@ def _upkeep(snapshot: Snapshot) -> Iterator[Metric]:
         "Whether the last reload was applied; 1 before the first.",
         snapshot.reload_applied,
     )
+
+
+def _inside_tls(figures: TlsFigures) -> Iterator[Metric]:
+    states = {state: float(state == figures.state) for state in _TLS_STATES}
+    words = "How reading inside TLS stands: 1 for the state that holds."
+    yield _gauges("agentwall_tls_state", words, "state", states)
+    yield _gauges(
+        "agentwall_tls_libraries", "Files whose calls are probed.", "library", figures.libraries
+    )
+    yield _gauge("agentwall_tls_read_processes", "Processes whose text is read.", figures.read)
+    yield _gauges(
+        "agentwall_tls_unread_processes",
+        "Processes whose text is not read, whether they speak TLS or not.",
+        "reason",
+        figures.unread,
+    )
+    for name, words, number in (
+        ("over_limit", "Libraries not probed because as many are as may be.", figures.over_limit),
+        ("unreadable", "Libraries that could not be opened.", figures.unreadable),
+        ("calls", "Calls of TLS libraries that were seen.", figures.calls),
+        ("read_bytes", "Text that was read inside TLS.", figures.octets),
+        ("lost_calls", "Calls whose text could not be read.", figures.lost),
+        ("doubled_calls", "Calls within one that is read, passed over.", figures.doubled),
+        ("connections", "Connections that libraries began.", figures.connections),
+        ("joined", "Of these, those whose flow is known.", figures.joined),
+    ):
+        yield _total(f"agentwall_tls_{name}", words, number)
 
 
 def _counter(

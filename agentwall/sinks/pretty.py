@@ -35,6 +35,7 @@ from agentwall.sinks.pretty_parts import (
     table,
     title,
 )
+from agentwall.sinks.pretty_tls import tls_section
 from agentwall.sinks.report_rows import WALL, AuditReport, Bucket, FlowRow
 from agentwall.sinks.row_words import (
     client_name,
@@ -112,6 +113,7 @@ def _sections(report: AuditReport, options: ConsoleOptions) -> Iterable[Renderab
     if report.is_judged:
         yield from _denials(report, is_narrow)
     yield from _notes(report)
+    yield from tls_section(report, is_narrow)
     yield from _permitted(report, is_narrow)
     yield from _processes(report)
     yield from _timeline(report, options.ascii_only)

@@ -12,8 +12,8 @@ from agentwall.sinks.describe import describe_moment
 from agentwall.sinks.escape import printable, shorten
 from agentwall.sinks.finding_groups import FindingGroup, collapse_findings
 from agentwall.sinks.finding_words import (
-    describe_kind,
     finding_grounds,
+    finding_kind,
     finding_remedy,
     findings_of,
     group_flow,
@@ -66,7 +66,7 @@ def _finding(group: FindingGroup, several: bool) -> Iterable[Text]:
     style = VERDICT_STYLES[row.verdict] or SEVERITY_STYLES[row.severity]
     yield lines(
         [
-            (describe_kind(row.kind, row.dialect), "bold"),
+            (finding_kind(row.kind, row.dialect, row.evidence), "bold"),
             (group_flow(group), style),
             (group_outcome(group), "dim"),
         ]

@@ -20,6 +20,7 @@ from agentwall.flow.record import (
     Process,
     Record,
     StateRecord,
+    TlsRecord,
 )
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Hook, Verdict
@@ -42,6 +43,7 @@ from agentwall.sinks.report_rows import (
 )
 from agentwall.sinks.sandboxes import update_sandbox
 from agentwall.sinks.timeline import Timeline
+from agentwall.sinks.tls_table import TlsTable
 
 MAX_ROWS = 10_000
 """Denied rows, and as many permitted ones."""
@@ -69,7 +71,15 @@ class Filters:
             return False
         if not self.wants(record.verdict):
             return False
-        return self.process is None or _is_process(record.process, self.process)
+        return self._is_of(record.process)
+
+    def accept_tls(self, record: TlsRecord) -> bool:
+        """Say whether the report tells of *record*: whoever asks for what is denied does not."""
+        is_since = self.since_ns is None or record.time_ns >= self.since_ns
+        return is_since and self.wants(Verdict.ALLOW) and self._is_of(record.process)
+
+    def _is_of(self, process: Process | None) -> bool:
+        return self.process is None or _is_process(process, self.process)
 
     def wants(self, verdict: Verdict) -> bool:
         """Say whether the report tells of what has this *verdict*."""
@@ -182,6 +192,7 @@ class ReportBuilder:
         self._sandboxes: dict[str, SandboxRow] = {}
         self.findings = FindingTable()
         """Of everything; captures add theirs here."""
+        self._tls = TlsTable()
         self._captures = Captures()
         self._gaps: list[GapRecord] = []
         self._lost = 0
@@ -225,6 +236,9 @@ class ReportBuilder:
             case DetectionRecord():
                 if self._filters.accept(record):
                     self.findings.add_detection(self._source, record)
+            case TlsRecord():
+                if self._filters.accept_tls(record):
+                    self._tls.add(record)
             case _:
                 assert_never(record)
 
@@ -297,6 +311,7 @@ class ReportBuilder:
             gaps=tuple(self._gaps),
             errors=tuple(self._errors),
             captures=self._captures,
+            inside_tls=self._tls.report(),
         )
 
     def _totals(self, denials: list[FlowRow], permitted: list[FlowRow]) -> Totals:

@@ -10,6 +10,7 @@ from agentwall.engine.severity import severity_of
 from agentwall.flow.finding import Confidence, Stage
 from agentwall.flow.record import FlowRecord, GapRecord, Process, Question, Sandbox
 from agentwall.flow.severity import Severity
+from agentwall.flow.tls import TlsLibrary, TlsReading
 from agentwall.flow.verdict import Direction, Hook, Reason, Verdict
 from agentwall.net.endpoint import Endpoint, IPAddress
 from agentwall.sinks.eventlog import LogError
@@ -156,6 +157,42 @@ class FindingRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsRow:
+    """TLS sessions of one program in one sandbox that were not read, for one reason."""
+
+    sandbox: str
+    process: Process | None
+    """The first one; None: several, of which there was no room to tell one by one."""
+    pids: tuple[int, ...]
+    """The first eight."""
+    reading: TlsReading | None
+    """None: nobody has looked. A reading that reads: these sessions are none of its library."""
+    server_names: tuple[str, ...]
+    """The first eight."""
+    sessions: int
+    first_ns: int
+    last_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InsideTls:
+    """What became of TLS sessions."""
+
+    sessions: int = 0
+    read_sessions: int = 0
+    processes: int = 0
+    """That began one, as far as they were told one by one."""
+    read_processes: int = 0
+    """Of these, those of which at least one session was read."""
+    by_library: Mapping[TlsLibrary | None, int] = field(default_factory=dict)
+    """:attr:`read_processes` by what was read; a process may have two. None: it is not known."""
+    not_read: tuple[TlsRow, ...] = ()
+    """Most sessions first."""
+    unlisted: int = 0
+    """Sessions that were not read and have no row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """Sums over everything that passed the filters."""
 
@@ -229,6 +266,7 @@ class AuditReport:
     gaps: tuple[GapRecord, ...]
     errors: tuple[LogError | CaptureFlaw, ...]
     captures: Captures = field(default_factory=lambda: Captures())
+    inside_tls: InsideTls = field(default_factory=lambda: InsideTls())
 
     @property
     def is_judged(self) -> bool:

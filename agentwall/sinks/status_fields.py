@@ -6,6 +6,7 @@ Text comes out on one line, bounded and escaped: tenants chose some of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from agentwall.sinks.describe import describe_duration, describe_moment
@@ -26,9 +27,9 @@ def text(fields: Fields, key: str, longest: int = _MAX_TEXT) -> str:
 
 
 def number(fields: Fields, key: str) -> int:
-    """Return a number; 0 where there is none."""
+    """Return a number; 0 where there is none, or none that is finite."""
     value = fields.get(key)
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
 def flag(fields: Fields, key: str) -> bool:
@@ -76,8 +77,9 @@ def moment_ns(fields: Fields, key: str) -> int | None:
 def duration(fields: Fields, key: str) -> str:
     """Return seconds as ``3 h 05 min``."""
     value = fields.get(key)
-    is_known = isinstance(value, int | float) and not isinstance(value, bool)
-    return describe_duration(int(float(str(value)) * NS_PER_S)) if is_known else ""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return ""
+    return describe_duration(int(value * NS_PER_S))
 
 
 def labels(fields: Fields, key: str = "labels") -> str:

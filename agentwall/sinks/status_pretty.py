@@ -23,6 +23,7 @@ from agentwall.sinks.status_fields import (
     text,
     texts,
 )
+from agentwall.sinks.status_tls import tls_line, tls_problems
 
 _SHORT = 12
 """Characters of a digest or a commit, as git shows them."""
@@ -77,6 +78,7 @@ def status_problems(status: Fields) -> list[str]:
     found += [f"{lost} {describe_loss(where)}" for where, lost in counts(status, "lost")]
     if failed := number(part(status, "log"), "failed"):
         found.append(f"the event log: {describe_count(failed, 'event')} not written")
+    found += tls_problems(part(status, "tls"))
     reload = part(status, "reload")
     if reload and not flag(reload, "applied"):
         found.append(f"the last reload was not applied: {text(reload, 'what')}")
@@ -154,6 +156,8 @@ def _facts(status: Fields) -> Iterable[tuple[str, Text]]:
     signatures = part(status, "signatures")
     digest = text(signatures, "digest")[:_SHORT]
     yield "signatures", Text(f"{number(signatures, 'count')} ({digest or 'none'})")
+    if tls := part(status, "tls"):
+        yield "inside TLS", tls_line(tls)
     if checked := moment(part(status, "checks"), "last"):
         yield "self-check", Text(checked)
     if reload := part(status, "reload"):

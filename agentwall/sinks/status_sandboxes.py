@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
+from agentwall.flow.tls import TlsLibrary
 from agentwall.sinks.describe import describe_bytes, describe_count, describe_loss
 from agentwall.sinks.status_fields import (
     Fields,
@@ -23,6 +24,7 @@ from agentwall.sinks.status_fields import (
     texts,
 )
 from agentwall.sinks.status_pretty import coverage_style, facts, mode_style, plain_table
+from agentwall.sinks.tls_words import name_of
 
 _SHORT = 12
 _MAX_NAME = 40
@@ -63,6 +65,7 @@ def sandbox_parts(sandbox: Fields) -> Iterable[RenderableType]:
     """Yield everything about one sandbox."""
     yield Text("sandbox ").append(text(sandbox, "id"), style="bold")
     yield facts((*_who(sandbox), *_how(sandbox), *_what(sandbox)))
+    yield from _tls(part(sandbox, "tls"))
     denials = part(sandbox, "denials")
     yield from _denials(denials)
     yield from _detections(denials)
@@ -113,8 +116,59 @@ def _what(sandbox: Fields) -> Iterable[tuple[str, Text]]:
     found = describe_count(number(sandbox, "detections"), "detection")
     cut, probes = number(sandbox, "matches"), number(sandbox, "probes")
     yield "found", Text(f"{found}, {cut} cut off, {describe_count(probes, 'probe')}")
+    if tls := part(sandbox, "tls"):
+        yield "inside TLS", _inside_tls(tls)
     for where, lost in counts(sandbox, "lost"):
         yield "lost", Text(f"{lost} {describe_loss(where)}", style="yellow")
+
+
+def _inside_tls(tls: Fields) -> Text:
+    if tls.get("sessions") is None:
+        return Text("nothing is known", style="dim")
+    sessions, joined = number(tls, "sessions"), number(tls, "joined")
+    line = Text(f"{joined} of {describe_count(sessions, 'session')} read")
+    if unread := sum(1 for each in parts(tls, "processes") if _is_unread_speaker(each)):
+        count = describe_count(unread, "process", "processes")
+        line.append(f", {count} with TLS that is not read", style="yellow")
+    if reasons := [f"{count} {why}" for why, count in counts(tls, "unread")]:
+        line.append(f"; not read: {', '.join(reasons)}", style="yellow")
+    return line
+
+
+def _is_unread_speaker(process: Fields) -> bool:
+    return not flag(process, "read") and number(process, "sessions") > 0
+
+
+def _library(row: Fields) -> str:
+    value = text(row, "library")
+    return next((name_of(each) for each in TlsLibrary if each.value == value), value)
+
+
+def _tls(tls: Fields) -> Iterable[RenderableType]:
+    rows = parts(tls, "processes")
+    if not rows:
+        return
+    yield Text("")
+    shown = plain_table(
+        *("process", "program", "sessions", "inside TLS", "library"),
+        numbers=("sessions",),
+        folded=("process", "program", "inside TLS", "library"),
+    )
+    for row in rows[:_MAX_ROWS]:
+        said = Text("read", style="green")
+        if not flag(row, "read"):
+            style = "yellow" if _is_unread_speaker(row) else "dim"
+            said = Text(text(row, "why") or text(row, "unread") or "not read", style=style)
+        shown.add_row(
+            _process(row),
+            text(row, "exe") or "-",
+            str(number(row, "sessions")),
+            said,
+            " ".join(filter(None, (_library(row), text(row, "path")))) or "-",
+        )
+    yield shown
+    if more := max(len(rows) - _MAX_ROWS, 0) + number(tls, "truncated"):
+        yield Text(f"{describe_count(more, 'process', 'processes')} more", style="dim")
 
 
 def _denials(denials: Fields) -> Iterable[RenderableType]:

@@ -11,7 +11,7 @@ from agree.hellos import hello_message, python_hello, records, server_name
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentwall.detect.ja4 import Hello, ja4, read_hello
+from agentwall.detect.ja4 import Hello, ja4, read_beginning, read_hello
 
 # The Chrome hello that JA4.md explains, in a browser's order with GREASE.
 CHROME = Hello(
@@ -104,3 +104,26 @@ def test_any_bytes(data, at):
 
     if hello is not None:
         assert [len(part) for part in ja4(hello).split("_")] == [10, 12, 12]
+
+
+@given(st.integers(0, 200))
+def test_a_beginning(size):
+    """Of a hello that is cut off the extensions that came whole are known, in order."""
+    extensions = [alpn(b"h2"), server_name(b"a.example"), (0x2B, b"\x02\x03\x04")]
+    stream = records(hello_message(extensions), [])
+    whole, cut = read_hello(stream), read_beginning(stream[:size])
+
+    assert whole is not None
+    assert read_beginning(stream) == whole
+    if cut is None:
+        assert size < len(stream) - sum(4 + len(body) for _, body in extensions)
+    else:
+        assert whole.extensions[: len(cut.extensions)] == cut.extensions
+        assert cut.names in ((), whole.names)
+
+
+@given(st.binary(max_size=200))
+def test_beginnings_of_nothing(data):
+    """Any octets are read, and what is no handshake is none."""
+    assert read_beginning(b"\x17" + data) is None
+    read_beginning(b"\x16\x03\x01\x00\xff\x01\x00\x00\xfb" + data)

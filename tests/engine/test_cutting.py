@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rig.sights import ATTEMPT
+from rig.sights import ATTEMPT, KILL
 
-from agentwall.engine.cutting import is_cut
+from agentwall.engine.cutting import is_cut, kill_of
 from agentwall.flow.verdict import Direction, Hook, ReasonCode, Verdict
 from agentwall.net.endpoint import L4Protocol
 
@@ -23,6 +23,8 @@ REFUSED = replace(ATTEMPT, verdict=Verdict.DENY, code=ReasonCode.NO_RULE, rule=N
         ({"code": ReasonCode.SERVER_NAME}, True),
         ({"code": ReasonCode.SIGNATURE, "direction": Direction.IN}, True),
         ({"code": ReasonCode.UNREADABLE, "hook": Hook.INGRESS}, True),
+        ({"code": ReasonCode.SIGNATURE, "hook": Hook.PLAIN}, True),
+        ({"code": ReasonCode.SIGNATURE, "hook": Hook.PLAIN, "remote": None}, True),
         ({"hook": Hook.CONNECT4}, False),
         ({"direction": Direction.IN}, False),
         ({"protocol": L4Protocol.UDP}, False),
@@ -35,3 +37,19 @@ REFUSED = replace(ATTEMPT, verdict=Verdict.DENY, code=ReasonCode.NO_RULE, rule=N
 def test_what_ends_a_flow(changes, ends):
     """A flow that was begun and may go on no more, and nothing else."""
     assert is_cut(replace(REFUSED, **changes)) is ends
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_known"),
+    [
+        ({}, True),
+        ({"hook": Hook.PLAIN}, True),
+        ({"hook": Hook.PLAIN, "remote": None}, False),
+        ({"hook": Hook.PLAIN, "cookie": 0}, False),
+        ({"local": None}, False),
+        ({"protocol": L4Protocol.ICMP}, False),
+    ],
+)
+def test_what_can_be_ended(changes, is_known):
+    """A flow whose ends and socket are known, and no other."""
+    assert list(kill_of(replace(REFUSED, **changes))) == ([KILL] if is_known else [])

@@ -10,12 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig.sights import ATTEMPT, excerpt
 
-from agentwall.engine.excerpts import MAX_FLOWS, MAX_SIDE_BYTES, Excerpts, conversation_of
+from agentwall.engine.excerpts import (
+    MAX_FLOWS,
+    MAX_SIDE_BYTES,
+    Excerpts,
+    conversation_of,
+    key_of,
+)
 from agentwall.flow.finding import DetectionClass
 from agentwall.flow.verdict import Direction
 from agentwall.policy.model import Response
 
-COOKIE = ATTEMPT.cookie
+KEY = key_of(ATTEMPT)
 MINING = DetectionClass.MINING
 
 
@@ -26,7 +32,7 @@ def test_both_sides():
     flows.add(excerpt(b'{"result":', 0, from_client=False, mono_ns=2000))
     flows.add(excerpt(b" 1}\n", 6, mono_ns=3000))
 
-    found = flows.conversation(COOKIE)
+    found = flows.conversation(KEY)
     assert (found.client_head, found.server_head) == (b'{"id": 1}\n', b'{"result":')
     assert (found.client_cuts, found.server_cuts) == ((0, 6), (0,))
     assert (found.client_bytes, found.server_bytes, found.packets) == (10, 10, 3)
@@ -40,7 +46,7 @@ def test_inward():
     flows = Excerpts()
     flows.add(excerpt(b"x", 0, direction=Direction.IN))
 
-    found = flows.conversation(COOKIE)
+    found = flows.conversation(KEY)
     assert (found.client, found.server) == (ATTEMPT.remote, ATTEMPT.local)
 
 
@@ -53,7 +59,7 @@ def test_pieces(stream, pieces):
     if not pieces:
         return
 
-    found = flows.conversation(COOKIE)
+    found = flows.conversation(KEY)
     if not found.is_midstream and not found.client_head.startswith(b'{"'):
         assert stream.startswith(found.client_head)
     assert found.client_head.removeprefix(b"{") in stream or found.client_head in stream
@@ -67,7 +73,7 @@ def test_again():
     assert flows.add(excerpt(b"abc", 0))
     assert not flows.add(excerpt(b"bc", 1))
     assert flows.add(excerpt(b"bcde", 1))
-    assert flows.conversation(COOKIE).client_head == b"abcde"
+    assert flows.conversation(KEY).client_head == b"abcde"
 
 
 def test_hole():
@@ -77,11 +83,11 @@ def test_hole():
     flows.add(excerpt(b"\x81\x85", 1500))
     flows.add(excerpt(b"frame", 1502))
 
-    found = flows.conversation(COOKIE)
+    found = flows.conversation(KEY)
     assert found.client_head == b"\x81\x85frame"
     assert found.client_cuts == (0, 2)
     assert found.is_midstream
-    assert flows.passed(COOKIE, from_client=True) == 1507
+    assert flows.passed(KEY, from_client=True) == 1507
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_brace(first, head, is_midstream):
     flows = Excerpts()
     flows.add(excerpt(first, 1))
 
-    found = flows.conversation(COOKIE)
+    found = flows.conversation(KEY)
     assert (found.client_head, found.is_midstream) == (head, is_midstream)
 
 
@@ -104,8 +110,8 @@ def test_bytes_are_bounded():
         grew = flows.add(excerpt(b"x" * 1024, position))
 
     assert not grew
-    assert len(flows.conversation(COOKIE).client_head) == MAX_SIDE_BYTES
-    assert flows.passed(COOKIE, from_client=True) == MAX_SIDE_BYTES + 4096
+    assert len(flows.conversation(KEY).client_head) == MAX_SIDE_BYTES
+    assert flows.passed(KEY, from_client=True) == MAX_SIDE_BYTES + 4096
 
 
 def test_flows_are_bounded():
@@ -117,9 +123,9 @@ def test_flows_are_bounded():
     flows.add(excerpt(b"a", 0, cookie=MAX_FLOWS + 1))
 
     assert flows.dropped == 1
-    assert flows.conversation(1).client_head == b"ab"
+    assert flows.conversation((1, False, 0)).client_head == b"ab"
     with pytest.raises(KeyError):
-        flows.conversation(2)
+        flows.conversation((2, False, 0))
 
 
 def test_telling():
@@ -127,12 +133,12 @@ def test_telling():
     flows = Excerpts()
     flows.add(excerpt(b"a", 0))
 
-    assert not flows.tell(COOKIE, MINING, "x", Response.OFF)
-    assert flows.tell(COOKIE, MINING, "x", Response.ALERT)
-    assert not flows.tell(COOKIE, MINING, "x", Response.ALERT)
-    assert flows.tell(COOKIE, MINING, "x", Response.BLOCK)
-    assert not flows.tell(COOKIE, MINING, "x", Response.ALERT)
-    assert flows.tell(COOKIE, MINING, "y", Response.ALERT)
+    assert not flows.tell(KEY, MINING, "x", Response.OFF)
+    assert flows.tell(KEY, MINING, "x", Response.ALERT)
+    assert not flows.tell(KEY, MINING, "x", Response.ALERT)
+    assert flows.tell(KEY, MINING, "x", Response.BLOCK)
+    assert not flows.tell(KEY, MINING, "x", Response.ALERT)
+    assert flows.tell(KEY, MINING, "y", Response.ALERT)
 
 
 def test_end():

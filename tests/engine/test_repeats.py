@@ -254,3 +254,11 @@ def test_no_count_is_lost(steps):
 
 def _kind(record):
     return type(record), record.sandbox.id, record.sandbox.labels["step"], record.remote
+
+
+def test_inside_tls_is_a_kind_of_its_own():
+    """What is found in clear does not stand for what is found inside TLS."""
+    inside = replace(detection().finding, evidence={"inside": "tls"})
+    records = [detection(), detection(inside), detection(inside)]
+
+    assert seen(Repeats(), records) == records[:2]

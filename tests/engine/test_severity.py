@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from rig.records import asked, endpoint, flow, permitted, state
+from rig.tls_records import STATIC, tls
 
 from agentwall.engine.severity import severity_of
 from agentwall.flow.finding import Confidence, DetectionClass, Finding, Stage
@@ -17,6 +18,8 @@ from agentwall.flow.verdict import Direction, Reason, ReasonCode, Verdict
     ("record", "severity"),
     [
         (permitted(), Severity.INFO),
+        (tls(), Severity.INFO),
+        (tls(STATIC), Severity.INFO),
         (permitted(remote=endpoint("10.0.0.1", 80)), Severity.INFO),
         (flow(), Severity.LOW),
         (flow(remote=None), Severity.LOW),

@@ -17,8 +17,10 @@ from agentwall.flow.record import (
     Question,
     Sandbox,
     StateRecord,
+    TlsRecord,
 )
 from agentwall.flow.severity import Severity
+from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
 from agentwall.net.endpoint import Endpoint
 from agentwall.sinks.event_json import ORIGIN_TEXTS
@@ -149,4 +151,39 @@ def detections(draw: st.DrawFn) -> DetectionRecord:
     )
 
 
-RECORDS = flows() | GAPS | STATES | detections()
+READINGS = st.builds(
+    TlsReading,
+    library=st.none() | st.sampled_from(TlsLibrary),
+    path=st.none() | TEXT,
+    unread=st.none() | st.sampled_from(Unread),
+)
+
+
+ENDS = st.builds(Endpoint, st.ip_addresses(), st.integers(0, 65535), st.just(6))
+
+
+@st.composite
+def tls_sessions(draw: st.DrawFn) -> TlsRecord:
+    """Draw a TLS session, read or not."""
+    remote = draw(st.none() | ENDS)
+    return TlsRecord(
+        sandbox=draw(SANDBOXES),
+        time_ns=draw(TIMES),
+        mono_ns=draw(U64),
+        process=draw(st.none() | PROCESSES),
+        direction=draw(st.sampled_from(Direction)),
+        protocol=6,
+        local=draw(st.none() | ENDS),
+        remote=remote,
+        name=draw(st.none() | TEXT) if remote is not None else None,
+        server_name=draw(st.none() | TEXT),
+        alpn=tuple(draw(st.lists(TEXT, max_size=2))),
+        ja4=draw(st.none() | TEXT),
+        reading=draw(st.none() | READINGS),
+        is_joined=draw(st.booleans()),
+        reason=draw(REASONS),
+        count=draw(st.just(1) | st.integers(0, 2**40)),
+    )
+
+
+RECORDS = flows() | GAPS | STATES | detections() | tls_sessions()

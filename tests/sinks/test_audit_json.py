@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig.records import FINISHED, STARTED, detection, flow, rome_day, state
 from rig.strategies_of_records import RECORDS
+from rig.tls_records import STATIC, tls
 
 from agentwall.sinks.audit_json import encode_report
 from agentwall.sinks.eventlog import Damage, LogError
@@ -114,3 +115,22 @@ def test_captures():
         }
     ]
     assert document["severity"] == "low"
+
+
+def test_inside_tls():
+    """Sums, and a row for each program that was not read."""
+    inside = document_of([tls(), tls(None, is_joined=True), tls(STATIC, count=7)])["inside_tls"]
+
+    (row,) = inside.pop("not_read")
+    assert inside == {
+        "sessions": 9,
+        "read_sessions": 2,
+        "processes": 1,
+        "read_processes": 1,
+        "by_library": {"openssl": 1, "unknown": 1},
+        "unlisted": 0,
+    }
+    assert row["reading"] == {"library": None, "path": None, "unread": "static"}
+    assert (row["sessions"], row["server_names"], row["pids"]) == (7, ["hub.example"], [4242])
+    assert row["process"]["comm"] == "curl"
+    assert row["first"] == row["last"] == "2026-09-21T14:13:20.123456789Z"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 
 import pytest
 from rig.records import (
@@ -21,6 +22,7 @@ from rig.records import (
     state,
     totals,
 )
+from rig.tls_records import OFF, READ, STATIC, tls
 
 from agentwall.flow.record import GapRecord, Question
 from agentwall.flow.verdict import Direction, Hook, Reason, ReasonCode, Verdict
@@ -261,3 +263,44 @@ def test_packets_that_no_decoder_saw():
 
     assert console.lost == 0
     assert "decoders: 3 packets not seen" in console.summary_lines()
+
+
+def test_tls_that_is_not_read():
+    """A program has one line, however many sessions and processes there are; sums at the end."""
+    console, lines = said(
+        tls(STATIC), tls(STATIC, process=process("curl", 9), count=5), tls(count=4)
+    )
+
+    assert lines == [
+        "agentwall: TLS to hub.example at 198.51.100.10:443 by curl[4242]:"
+        " not read: static binary: its TLS has no names to probe"
+    ]
+    assert console.summary_lines()[1:] == ["inside TLS: 4 of 10 sessions read"]
+
+
+def test_tls_that_is_read_in_part():
+    """A session beside the library that is read is told of too."""
+    _, lines = said(tls(), tls(READ, is_joined=False))
+
+    assert len(lines) == 1
+    assert "this session is none of it" in lines[0]
+
+
+def test_tls_where_nothing_is_read():
+    """That probes are off was said once; it is not said of each program."""
+    console, lines = said(tls(OFF), tls(None))
+
+    assert lines == []
+    assert len(console.summary_lines()) == 1
+
+
+def test_what_was_found_inside_tls_is_a_kind_of_its_own():
+    """The sums tell it apart from what was found in clear."""
+    inside = replace(detection().finding, evidence={"inside": "tls"})
+    console, lines = said(detection(), detection(inside))
+
+    assert "inside TLS" in lines[1]
+    assert console.summary_lines()[1] == (
+        "detected: mining (stratum-v1) 1 time, 1 cut off,"
+        " mining (stratum-v1) inside TLS 1 time, 1 cut off"
+    )

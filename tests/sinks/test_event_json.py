@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from rig.records import CURL, SANDBOX, STARTED, asked, detection, endpoint, flow, scanned
 from rig.strategies_of_records import RECORDS
+from rig.tls_records import LIBSSL, STATIC, tls
 
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.flow.record import HOST, PolicyInForce, Record
@@ -83,6 +84,33 @@ def test_a_detection_in_full():
     assert document["remote"]["name"] == "pool.example"
     assert document["reason"]["code"] == "signature"
     assert document["evidence"]["pool"] == "pool.example"
+
+
+def test_a_tls_session_in_full():
+    """A session's line says what was offered, and whether and how its text is read."""
+    document = json.loads(format_line(logged(tls(name="learned.example"))))
+
+    assert list(document) == [
+        *("schema", "id", "kind", "time", "mono_ns", "sandbox", "process", "direction"),
+        *("protocol", "local", "remote", "server_name", "alpn", "ja4", "read", "reading"),
+        *("reason", "count", "prev"),
+    ]
+    assert document["kind"] == "tls"
+    assert (document["server_name"], document["alpn"]) == ("hub.example", ["h2", "http/1.1"])
+    assert document["remote"]["name"] == "learned.example"
+    assert document["read"] is True
+    assert document["reading"] == {"library": "openssl", "path": LIBSSL, "unread": None}
+
+
+@pytest.mark.parametrize(
+    ("reading", "written"),
+    [(None, None), (STATIC, {"library": None, "path": None, "unread": "static"})],
+)
+def test_a_tls_session_that_is_not_read(reading, written):
+    """It says why, or that nobody has looked."""
+    document = json.loads(format_line(logged(tls(reading))))
+
+    assert (document["read"], document["reading"]) == (False, written)
 
 
 def test_a_scan_has_no_remote():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig.records import FINISHED, detection, flow
 from rig.strategies_of_records import JSON_VALUES
+from rig.tls_records import tls
 
 from agentwall.flow.record import Record
 from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent, encode
@@ -95,6 +96,30 @@ def test_wrong_values_of_a_detection(key, value, problem):
     """A detection that is not one is named as such: it must not be passed over."""
     with pytest.raises(EventFormatError) as caught:
         parse({**document(detection()), key: value})
+
+    assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("read", None, "read: expected true or false, got nothing"),
+        ("read", "yes", "read: expected true or false, got 'yes'"),
+        ("alpn", "h2", "alpn: expected a list of text, got 'h2'"),
+        ("alpn", [1], "alpn: expected a list of text, got a list"),
+        ("ja4", 4, "ja4: expected text, got 4"),
+        ("server_name", [], "server_name: expected text, got a list"),
+        ("reading", "openssl", "reading: expected an object, got 'openssl'"),
+        ("reading", {"library": "own"}, "library: expected one of openssl, gnutls, nss, got 'own'"),
+        ("reading", {"unread": "lazy"}, "unread: expected one of static, go"),
+        ("reading", {"path": 1}, "path: expected text, got 1"),
+        ("count", None, "count: expected a whole number"),
+    ],
+)
+def test_wrong_values_of_a_tls_session(key, value, problem):
+    """A session that is not one is named as such."""
+    with pytest.raises(EventFormatError) as caught:
+        parse({**document(tls()), key: value})
 
     assert str(caught.value).startswith(problem)
 

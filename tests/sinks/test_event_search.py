@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rig.daemon_log import CONTAINER, WEB
 from rig.records import SANDBOX, detection, flow, permitted, state
+from rig.tls_records import tls
 
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.event_search import Wanted, is_called
@@ -52,6 +53,9 @@ def test_without_an_origin():
         (Wanted(verdict=Verdict.ALLOW), permitted(), True),
         (Wanted(verdict=Verdict.ALLOW), state("started"), False),
         (Wanted(verdict=Verdict.DENY), detection(), True),
+        (Wanted(kind="tls"), tls(), True),
+        (Wanted(kind="tls"), flow(), False),
+        (Wanted(verdict=Verdict.ALLOW), tls(), False),
         (Wanted(labels={"episode": "41"}), flow(), True),
         (Wanted(labels={"episode": "41", "x": "y"}), flow(), False),
         (Wanted(labels={"episode": "4"}), flow(), False),

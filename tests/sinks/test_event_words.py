@@ -19,6 +19,7 @@ from rig.records import (
     totals,
 )
 from rig.strategies_of_records import RECORDS
+from rig.tls_records import STATIC, tls
 
 from agentwall.flow.record import GapRecord
 from agentwall.sinks.escape import printable
@@ -46,6 +47,11 @@ LABELLED = {"labels": {"step": "8"}, "before": {}, "by": "pid 7 (uid 1000)"}
             totals(permitted(), out=48_213, back=9_812_442, sockets=6),
             "totals of tcp 198.51.100.10:443 by curl[4242]: 6 sockets, 48.2 kB out, 9.8 MB in,"
             " 4.4 s; rl-rollout:allow[0] at policies/rl-rollout.yaml:12",
+        ),
+        (
+            tls(STATIC, count=3),
+            "TLS to hub.example at 198.51.100.10:443 by curl[4242]:"
+            " not read: static binary: its TLS has no names to probe (3 sessions)",
         ),
         (GAP, "lost 7 reports of denials: more at a time than there is room for"),
         (

@@ -69,3 +69,16 @@ def test_large_evidence_is_cut():
 def test_many_keys_are_cut():
     """Of a thousand keys the first stay."""
     assert len(clip({str(number): number for number in range(1000)})) == 32
+
+
+def test_what_a_hello_offered():
+    """It is spelt as people know it; what is said elsewhere is left out."""
+    evidence = {
+        "inside": "tls",
+        "sni": "a.example",
+        "alpn": ["h2", "http/1.1"],
+        "ja4": "t13d",
+        "bytes_left_of": "text",
+    }
+
+    assert describe_evidence(evidence) == "SNI a.example, ALPN h2 http/1.1, JA4 t13d"

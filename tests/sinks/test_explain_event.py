@@ -22,12 +22,19 @@ from rig.records import (
     totals,
 )
 from rig.strategies_of_records import RECORDS
+from rig.tls_records import LIBSSL, STATIC, tls
 
 from agentwall.flow.record import GapRecord, Record
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.escape import printable
 from agentwall.sinks.event_json import FIRST_PREV, LoggedEvent
 from agentwall.sinks.explain_event import Case, RuleText, explain, headline
+
+INSIDE = replace(
+    detection().finding,
+    evidence={"inside": "tls", "sni": "pool.example", "ja4": "t13d", "bytes_left_of": "text"},
+)
+READ_BY = f"processes: read (OpenSSL at {LIBSSL})"
 
 
 def case_of(record: Record, **found: object) -> Case:
@@ -55,6 +62,8 @@ def lines(record: Record, **found: object) -> dict[str, str]:
         (asked("x.example", 1), "denied: DNS question for x.example (A) to 10.20.0.2"),
         (detection(), "detected: mining (stratum-v1)"),
         (scanned(), "detected: scan (scan-horizontal)"),
+        (detection(INSIDE), "detected: mining (stratum-v1) inside TLS"),
+        (tls(process=None, server_name=None), f"TLS to 198.51.100.10:443 by several {READ_BY}"),
         (state("finished"), "finished"),
     ],
 )
@@ -141,3 +150,34 @@ def test_any_record(record):
 
     assert all(words == printable(words) for words in said)
     assert all(len(words) <= 3000 for words in said)
+
+
+def test_a_tls_session():
+    """With whom, what was offered, whether it is read, and which rule permits it."""
+    said = lines(tls(STATIC, count=3))
+
+    assert said["where to"] == "to hub.example at 198.51.100.10:443"
+    assert said["hello"] == (
+        "server name hub.example, ALPN h2 http/1.1, JA4 t13d1516h2_8daaf6152771_e5627efa2ab1"
+    )
+    assert said["inside"].startswith("not read: static binary")
+    assert "rhythm" in said["inside"]
+    assert said["sessions"] == "3 sessions"
+    assert said["why"].startswith("rl-rollout:allow[0]")
+    assert "remedy" not in said
+
+
+def test_a_tls_session_without_an_offer():
+    """What is not known has no line."""
+    said = lines(tls(server_name=None, alpn=(), ja4=None))
+
+    assert "hello" not in said
+    assert said["inside"] == f"read (OpenSSL at {LIBSSL})"
+
+
+def test_what_was_found_inside_tls():
+    """What the hello offered is evidence, and what had left is counted in text."""
+    said = lines(detection(INSIDE, bytes_left=512))
+
+    assert "SNI pool.example, JA4 t13d" in said["what"]
+    assert "after 512 B of its text were out" in said["outcome"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig.records import DENIED, SANDBOX, detection, flow, permitted, state
 from rig.strategies_of_records import RECORDS
+from rig.tls_records import READ, STATIC, tls
 
 from agentwall.flow.record import GapRecord, PolicyInForce
 from agentwall.flow.verdict import Verdict
@@ -39,6 +40,25 @@ def test_denials_and_detections():
         ("none", "no-rule", "would-deny"): 1,
     }
     assert figures.detections == {("mining", "block", "deny"): 2}
+
+
+def test_tls_sessions():
+    """Sessions by whether they were read, and by which library or why not."""
+    figures = counted(
+        tls(count=3),
+        tls(STATIC, count=2),
+        tls(READ, is_joined=False),
+        tls(STATIC, is_joined=True),
+        tls(None),
+    )
+
+    assert figures.tls == {
+        ("yes", "openssl"): 3,
+        ("no", "static"): 2,
+        ("no", "own-tls"): 1,
+        ("yes", "unknown"): 1,
+        ("no", "unknown"): 1,
+    }
 
 
 def test_gaps_and_states():

@@ -157,3 +157,30 @@ def test_sources():
     """A capture goes by the last part of its name."""
     assert finding_words.describe_source("/a/b\x1b/c\n.pcap") == "c\\x0a.pcap"
     assert finding_words.describe_source("stdin") == "stdin"
+
+
+@pytest.mark.parametrize(("inside", "words"), [("tls", " inside TLS"), ("ssh", ""), (7, "")])
+def test_inside_tls(inside, words):
+    """What was said inside TLS is marked as such."""
+    assert finding_words.finding_kind("p2p", None, {"inside": inside}) == f"p2p{words}"
+
+
+def test_a_line_inside_tls():
+    """The rule that permits the flow is told also where its flow was not known."""
+    finding = replace(detection().finding, evidence={"inside": "tls"})
+    line = finding_words.detection_line(detection(finding, remote=None, local=None))
+
+    assert line.startswith("detected mining (stratum-v1) inside TLS by python3[123]: cut off by")
+    assert "permitted by rl-rollout:allow[0]" in line
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [("block", "its flow is not known, and is refused once it is"), ("alert", "an alert by")],
+)
+def test_a_flow_that_is_not_known_yet(response, expected):
+    """What is to be cut off, and has no flow yet, is more than an alert."""
+    finding = replace(detection().finding, evidence={"inside": "tls"})
+    record = replace(detection(finding, remote=None, local=None), verdict=Verdict.ALLOW)
+
+    assert expected in finding_words.detection_line(replace(record, response=response))

@@ -209,3 +209,18 @@ def test_the_wall_itself():
 
     assert (row.kind, row.severity, row.signature) == ("wall", Severity.CRITICAL, None)
     assert len(str(row.evidence["what"])) == 200
+
+
+def test_inside_tls_is_a_row_of_its_own():
+    """Clear text and text inside TLS to one port are two; without a flow it is still somebody's."""
+    inside = replace(MINING, evidence={"inside": "tls"})
+    unknown = detection(inside, remote=None, local=None)
+    found = rows(
+        detection(),
+        detection(inside),
+        unknown,
+        replace(unknown, process=process("node", 7)),
+        replace(unknown, process=process("node", 8)),
+    )
+
+    assert [row.count for row in found] == [1, 1, 1, 2]

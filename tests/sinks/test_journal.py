@@ -14,6 +14,7 @@ from hypothesis import given
 from rig.journald import is_installed, journal_of
 from rig.records import DENIED, SANDBOX, detection, endpoint, flow, permitted, process, state
 from rig.strategies_of_records import RECORDS, TEXT
+from rig.tls_records import STATIC, tls
 
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.flow.record import HOST, GapRecord, PolicyInForce
@@ -110,6 +111,17 @@ def test_a_denial(tmp_path):
             "4",
             {"AGENTWALL_WHERE": "denials", "AGENTWALL_LOST": "7"},
         ),
+        (
+            tls(STATIC),
+            "6",
+            {
+                "AGENTWALL_KIND": "tls",
+                "AGENTWALL_SERVER_NAME": "hub.example",
+                "AGENTWALL_JA4": "t13d1516h2_8daaf6152771_e5627efa2ab1",
+                "AGENTWALL_UNREAD": "static",
+                "AGENTWALL_COMM": "curl",
+            },
+        ),
         (state("damaged", {"what": "x"}), "2", {"AGENTWALL_STATE": "damaged"}),
         (state("mode", {"mode": "audit"}), "4", {"AGENTWALL_STATE": "mode"}),
         (replace(state("started"), sandbox=HOST), "6", {"AGENTWALL_SANDBOX": "host"}),
@@ -126,7 +138,7 @@ def test_kinds_and_priorities(record, priority, fields):
 
 
 def test_what_is_permitted_is_left_out(tmp_path):
-    """Permitted flows do not go to the journal."""
+    """Permitted flows do not go to the journal, nor sessions that are read."""
     with listening(tmp_path / "s") as receiver:
         journal = Journal(tmp_path / "s")
         journal.write(permitted())

@@ -19,7 +19,7 @@ from rig.records import SANDBOX, detection, flow, state
 
 from agentwall.errors import HostError
 from agentwall.flow.record import GapRecord, PolicyInForce
-from agentwall.sinks.figures import MAX_SANDBOXES, Figures, SandboxFigures, Snapshot
+from agentwall.sinks.figures import MAX_SANDBOXES, Figures, SandboxFigures, Snapshot, TlsFigures
 from agentwall.sinks.metrics import MetricsServer
 
 SANDBOX_FIGURES = SandboxFigures(
@@ -53,6 +53,20 @@ SNAPSHOT = Snapshot(
     problems=0,
     reloaded_s=1_790_000_050.0,
     reload_applied=False,
+    tls=TlsFigures(
+        state="on",
+        libraries={"openssl": 2},
+        over_limit=1,
+        unreadable=4,
+        calls=40,
+        octets=4096,
+        lost=3,
+        doubled=5,
+        connections=9,
+        joined=8,
+        read=12,
+        unread={"go": 1, "static": 0},
+    ),
 )
 needs_prometheus = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="prometheus is not installed"
@@ -121,6 +135,20 @@ def test_what_is_served():
         "agentwall_journal_lost_total": 1,
         "agentwall_reload_success": 0,
         "agentwall_check_problems": 0,
+        'agentwall_tls_state{state="on"}': 1,
+        'agentwall_tls_state{state="refused"}': 0,
+        'agentwall_tls_libraries{library="openssl"}': 2,
+        "agentwall_tls_over_limit_total": 1,
+        "agentwall_tls_unreadable_total": 4,
+        "agentwall_tls_calls_total": 40,
+        "agentwall_tls_read_bytes_total": 4096,
+        "agentwall_tls_lost_calls_total": 3,
+        "agentwall_tls_doubled_calls_total": 5,
+        "agentwall_tls_connections_total": 9,
+        "agentwall_tls_joined_total": 8,
+        "agentwall_tls_read_processes": 12,
+        'agentwall_tls_unread_processes{reason="go"}': 1,
+        'agentwall_tls_unread_processes{reason="static"}': 0,
     }
     assert {key: found.get(key) for key in expected} == expected
     assert found["process_resident_memory_bytes"] > 0

@@ -28,12 +28,13 @@ def test_whole():
         "agentwall 0.5.0  in force for 12 sandboxes",
         "pid 1234, up 3 h 05 min since 2026-11-29 08:00:00, Linux 6.18.2",
     ]
-    assert lines[3:10] == [
+    assert lines[3:11] == [
         "modes       11 enforce, 1 audit, 1 switched by hand",
         "coverage    10 full, 2 partial, 1 ran unwatched at first",
         "denied      4711, 12 would be",
         "event log   /var/log/agentwall/events.jsonl: 81234 events, rotated 2 times",
         "signatures  61 (9f86d081884c)",
+        "inside TLS  on (bcc 0.26.0, 1 library, 12 processes read), 1 with TLS that is not read",
         "self-check  2026-11-29 11:04:58",
         "reload      2026-11-29 10:00:00 applied: 1 policy changed: rl-rollout",
     ]
@@ -56,7 +57,7 @@ def test_problems():
     lines = _print(status_parts(broken))
 
     assert lines[0] == "agentwall 0.5.0  not in force"
-    assert lines[3:13] == ["problems", *(f"  {each}" for each in status_problems(broken))]
+    assert lines[3:14] == ["problems", *(f"  {each}" for each in status_problems(broken))]
     assert status_problems(broken) == [
         "hook egress is not in force: detached by another",
         "scope /agentwall.slice is not in force: cgroup /agentwall.slice: gone",
@@ -64,6 +65,7 @@ def test_problems():
         "aaaa11112222: 2 links were gone; repaired",
         "17 reports of denials: more at a time than there is room for",
         "the event log: 3 events not written",
+        "inside TLS: 1 library not probed: 64 are as many as may be (tls.max_libraries)",
         "the last reload was not applied: the edition of 09:00 stays",
         "p.yaml:3:1: allow: expected a list",
         "commit: no git there",

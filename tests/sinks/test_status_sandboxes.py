@@ -37,6 +37,14 @@ def test_list():
     assert lines[-1] == "2 sandboxes"
 
 
+def test_why_sessions_were_not_read():
+    """Reasons are told of processes that have ended as well."""
+    tls = {"sessions": 9, "joined": 7, "unread": {"static": 1, "go": 1}, "processes": []}
+    lines = _print(sandbox_parts({**busy_sandbox(), "tls": tls}))
+
+    assert "inside TLS  7 of 9 sessions read; not read: 1 static, 1 go" in lines
+
+
 @pytest.mark.parametrize("width", [80, 100, 129])
 def test_narrow_list(width):
     """Where there is little room, names and labels stand below each other, and none is lost."""
@@ -66,23 +74,26 @@ def test_one():
     lines = _print(sandbox_parts(busy_sandbox()))
 
     assert lines[0] == "sandbox 0002c0ffee00"
-    assert lines[2].startswith("origin    runtime docker, name rollout-2, image registry.example/")
+    assert lines[2].startswith(
+        "origin      runtime docker, name rollout-2, image registry.example/"
+    )
     assert lines[4:6] == [
-        "admitted  2026-11-29 11:00:00 (found), ran unwatched for 38 ms",
-        "state     running, 4 processes",
+        "admitted    2026-11-29 11:00:00 (found), ran unwatched for 38 ms",
+        "state       running, 4 processes",
     ]
     assert lines[7] == (
-        "mode      audit (not enforce) until 2026-11-29 11:30:00, by pid 7 (uid 0):"
+        "mode        audit (not enforce) until 2026-11-29 11:30:00, by pid 7 (uid 0):"
         " vLLM moved; see the runbook"
     )
-    assert lines[8:15] == [
-        "coverage  partial (2 open)",
-        "          open: the host's network namespace",
-        "          open: CAP_NET_RAW is kept",
-        "          hook connect_unix is not in force",
-        "denied    4711, 12 would be, last at 2026-11-29 11:04:58",
-        "found     1 detection, 1 cut off, 3 probes",
-        "lost      5 reports of denials: more at a time than there is room for",
+    assert lines[8:16] == [
+        "coverage    partial (2 open)",
+        "            open: the host's network namespace",
+        "            open: CAP_NET_RAW is kept",
+        "            hook connect_unix is not in force",
+        "denied      4711, 12 would be, last at 2026-11-29 11:04:58",
+        "found       1 detection, 1 cut off, 3 probes",
+        "inside TLS  3 of 5 sessions read, 1 process with TLS that is not read",
+        "lost        5 reports of denials: more at a time than there is room for",
     ]
     assert "tcp 203.0.113.7 port 3333 (pool.example)   xmr\\x1b[31m[77]" in "\n".join(lines)
     assert "not all are here: some were lost, or forgotten" in lines
@@ -104,6 +115,30 @@ def test_one():
 def test_one_that_is_odd(change, words):
     """What is not known, or missing, is said."""
     assert words in "\n".join(_print(sandbox_parts(sandbox(1, **change))))
+
+
+def test_who_is_read():
+    """Each process with whether it is read, why not, and by what; the rest is counted."""
+    lines = _print(sandbox_parts(busy_sandbox()))
+    start = next(n for n, line in enumerate(lines) if line.startswith("process "))
+
+    assert lines[start].split() == [*("process", "program", "sessions", "inside", "TLS", "library")]
+    assert " ".join(lines[start + 2].split()) == (
+        "agent\\x1b[78] /opt/agent\\u202e 2 Go binary: it has a TLS of its own -"
+    )
+    assert " ".join(lines[start + 3].split()) == (
+        "python3[77] - 3 read OpenSSL /usr/lib/libssl.so.3"
+    )
+    assert lines[start + 4] == "2 processes more"
+
+
+def test_nobody_looked_inside():
+    """Of a sandbox of which nothing is known, that is said, and there is no table."""
+    unknown = {"sessions": None, "joined": None, "processes": [], "truncated": 0}
+    lines = _print(sandbox_parts(sandbox(1, tls=unknown)))
+
+    assert any(line.split(maxsplit=2) == ["inside", "TLS", "nothing is known"] for line in lines)
+    assert not any(line.startswith("process ") for line in lines)
 
 
 def test_many_denials():
