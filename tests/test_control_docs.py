@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from rig.control import serving
+from rig.insides import STATE, process, readings
 from rig.tree import ROOT
 
+from agentwall.daemon.describe_tls import tls_of_sandbox, tls_status
 from agentwall.errors import ControlCode, ControlError
+from agentwall.flow.tls import Unread
+from agentwall.sinks.tls_words import words_of
 
 ROW = {"rule": "p:deny[0]", "reason": "rule", "count": 1}
 DENIED = {
@@ -52,3 +56,21 @@ def test_documented_lines(tmp_path):
 
         assert [said.readline(), said.readline()] == [f"{answer}\n", f"{refusal}\n"]
         said.close()
+
+
+def test_reasons_are_documented():
+    """Each reason for which text is not read is in docs/control.md, in the words that are shown."""
+    text = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+
+    for reason in Unread:
+        assert f"| `{reason.value}` | {words_of(reason)} |" in text
+
+
+def test_keys_inside_tls_are_documented():
+    """What status and sandbox-show have of TLS is named in docs/control.md, key by key."""
+    text = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+    section = text.partition("### Inside TLS")[2].partition("\n## ")[0]
+    shown = tls_of_sandbox(readings(process(1, Unread.GO)))
+    keys = {*tls_status(STATE), *shown, *shown["processes"][0]}
+
+    assert {key for key in keys if f"`{key}`" not in section} == set()

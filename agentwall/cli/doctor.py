@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 
+from agentwall.cli.doctor_tls import inside_tls
 from agentwall.cli.failures import EXIT_CANNOT_RUN, print_lines
 from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers, is_run_id
 from agentwall.detect.budget import BudgetError
@@ -115,7 +116,7 @@ def _examine() -> Checkup:
     if is_able:
         features.append(_try_wall())
     features += _name_features()
-    features += [_try_destroying(is_able), _try_signatures()]
+    features += [_try_destroying(is_able), _try_signatures(), *inside_tls(is_able=is_able)]
     return Checkup(
         features=features,
         translators=_translators() if is_able else [],

@@ -23,7 +23,7 @@ from agentwall.cli.failures import print_lines
 from agentwall.daemon.config import LogSettings
 from agentwall.daemon.outputs import LOG_DIRECTORY
 from agentwall.engine.severity import severity_of
-from agentwall.flow.record import DetectionRecord, FlowRecord, Record, StateRecord
+from agentwall.flow.record import DetectionRecord, FlowRecord, Record, StateRecord, TlsRecord
 from agentwall.flow.verdict import Reason
 from agentwall.sinks.describe import describe_clock
 from agentwall.sinks.escape import printable
@@ -153,8 +153,9 @@ def _around(
 
 
 def _pid(record: Record) -> int:
-    process = record.process if isinstance(record, FlowRecord | DetectionRecord) else None
-    return process.pid if process is not None else 0
+    if not isinstance(record, FlowRecord | DetectionRecord | TlsRecord):
+        return 0
+    return record.process.pid if record.process is not None else 0
 
 
 def _lines(path: str) -> Iterator[bytes]:
@@ -175,7 +176,7 @@ def _parse(line: bytes) -> LoggedEvent | None:
 
 def _rule_text(record: Record, applied: StateRecord | None) -> RuleText | None:
     """Return the line of the rule in *record*, if the file is still the one that was in force."""
-    if not isinstance(record, FlowRecord | DetectionRecord):
+    if not isinstance(record, FlowRecord | DetectionRecord | TlsRecord):
         return None
     reason = record.reason
     if reason.rule is None or reason.file is None or reason.line is None:

@@ -14,7 +14,7 @@ from agentwall.cli.audit import SinceType
 from agentwall.cli.event_tail import Tail
 from agentwall.cli.failures import EXIT_USAGE, print_lines
 from agentwall.daemon.config import LogSettings
-from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record
+from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, Record, TlsRecord
 from agentwall.flow.verdict import Verdict
 from agentwall.sinks.describe import describe_clock
 from agentwall.sinks.escape import printable, shorten
@@ -162,5 +162,7 @@ def _style(record: Record) -> dict[str, object]:
             return _STYLES[record.verdict]
         case GapRecord():
             return {"fg": "magenta"}
+        case TlsRecord():
+            return {} if record.is_joined else {"fg": "yellow"}
         case _:
             return {"fg": "red", "bold": True} if record.state == "damaged" else {"bold": True}

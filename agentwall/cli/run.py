@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from agentwall.cli import failures
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.daemon.leftovers import find_leftovers
 from agentwall.daemon.plan import RunRequest, describe_coverage
 from agentwall.daemon.run import Outcome, run_sandbox
@@ -78,6 +79,13 @@ def _parse_labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     multiple=True,
     help="More signatures: a file, or a directory of them.",
 )
+@click.option(
+    "--tls",
+    type=click.Choice([use.value for use in TlsUse]),
+    default=TlsUse.AUTO.value,
+    show_default=True,
+    help="Read what the command's TLS libraries are handed; auto: where this host can (bcc).",
+)
 @click.option("--user", metavar="U", help="Run as this user: a name or a number.")
 @click.option(
     "--label",
@@ -126,6 +134,7 @@ def run(
     phase: str | None,
     mode: str | None,
     signatures: tuple[str, ...],
+    tls: str,
     user: str | None,
     labels: dict[str, str],
     events: str | None,
@@ -161,16 +170,21 @@ def run(
             requires_full=require_full,
             kept_sockets=keep_sockets,
             signatures=signatures,
+            tls=TlsUse(tls),
         )
         _name_leftovers(console)
         outcome = run_sandbox(request, console)
-    except AgentwallError as err:
-        failures.report(err)
-        return EXIT_AGENTWALL
-    except OSError as err:
-        failures.print_lines([str(err)])
-        return EXIT_AGENTWALL
+    except (AgentwallError, OSError) as err:
+        return _fail(err)
     return _conclude(console, outcome, command[0], fail_on)
+
+
+def _fail(err: AgentwallError | OSError) -> int:
+    if isinstance(err, AgentwallError):
+        failures.report(err)
+    else:
+        failures.print_lines([str(err)])
+    return EXIT_AGENTWALL
 
 
 def _end_as_agentwall(

@@ -25,6 +25,7 @@ from agentwall.daemon.control_socket import (
 )
 from agentwall.daemon.discovery import candidate_at
 from agentwall.daemon.edition import Edition, Rejected
+from agentwall.daemon.inside import Inside
 from agentwall.daemon.keeper import Keeper
 from agentwall.daemon.members import Member
 from agentwall.daemon.outlets import Outlets
@@ -47,7 +48,7 @@ from agentwall.policy.model import OnError
 
 logger = logging.getLogger(__name__)
 
-_AT_START = ("log", "control", "metrics", "response", "state")
+_AT_START = ("log", "control", "metrics", "response", "state", "tls")
 """What of the configuration is taken up when the daemon starts, and not by a reload."""
 EVENT_BUDGET = 16
 """Denials that one sandbox may report within 100 ms: others' still get through where fifty flood,
@@ -66,6 +67,8 @@ class Parts:
     sinks: Sinks
     sockets: list[ControlSocket]
     groups: Groups
+    inside: Inside
+    """Not started."""
     report: Mapping[str, object]
     """What the log should say of the start."""
     scope_problems: dict[str, str] = field(default_factory=dict)
@@ -260,15 +263,14 @@ def _assemble(
     keeper = Keeper(wall, records, edition, Surroundings(), early.append)
     responder = Responses(edition.config.response, keeper.members)
     stack.callback(responder.close)
-    outlets = Outlets(
-        sinks,
-        keeper.members,
-        keeps_flows=edition.config.log.flows,
-    )
+    outlets = Outlets(sinks, keeper.members, keeps_flows=edition.config.log.flows)
     sinks.on_detection = responder.notify
     stack.callback(outlets.end_all)
     pump = Pump(wall, keeper.members, outlets, responder.stop)
     stack.callback(pump.close)
+    inside = _inside(edition.config, keeper, pump)
+    # A daemon that ends leaves the probes as it leaves the wall; taking that down takes both.
+    stack.callback(inside.close, keep=True)
     responder.emit = keeper.emit = pump.emit
     report = _take_over(keeper, records)
     for event in early:
@@ -287,6 +289,7 @@ def _assemble(
         outlets=outlets,
         upkeep=Upkeep(keeper, pump, ended),
         responder=responder,
+        inside=inside,
         sinks=sinks,
         sockets=control[0],
         groups=control[1],
@@ -297,6 +300,13 @@ def _assemble(
         parts.problems["taking over"] = "; ".join(map(str, found[:8]))
     parts.guard_scopes(edition.config)
     return parts
+
+
+def _inside(config: Config, keeper: Keeper, pump: Pump) -> Inside:
+    place, sandbox_of = pin_directory(config), keeper.members.key_of
+    inside = Inside(keeper.wall, place, config.tls, sandbox_of=sandbox_of)
+    inside.tell, pump.on_hello = pump.tell_hello, inside.hello
+    return inside
 
 
 def _was_busy(counters: Counters) -> bool:

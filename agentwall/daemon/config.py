@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.flow.origin import Runtime
 
 CONFIG = Path("/etc/agentwall/agentwall.yaml")
@@ -84,6 +85,15 @@ class ResponseSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """Reading inside TLS, before libraries encrypt."""
+
+    inspect: TlsUse = TlsUse.AUTO
+    max_libraries: int = 64
+    """Files that are probed at the same time; what is beyond that is counted and not read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything; the defaults are those of a file with ``version: 1`` alone."""
 
@@ -101,6 +111,7 @@ class Config:
     metrics: str | None = None
     """``address:port`` where Prometheus may scrape; None: nowhere."""
     response: ResponseSettings = ResponseSettings()
+    tls: TlsSettings = TlsSettings()
     watch: bool = True
     """Reload when policies, signatures or this file change, and not on SIGHUP alone."""
     state: Path = Path("/run/agentwall/daemon")

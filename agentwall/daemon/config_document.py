@@ -18,6 +18,7 @@ from agentwall.daemon.config import (
     Config,
     LogSettings,
     ResponseSettings,
+    TlsSettings,
 )
 from agentwall.daemon.config_values import (
     Bytes,
@@ -25,6 +26,7 @@ from agentwall.daemon.config_values import (
     CommandWord,
     Glob,
     Group,
+    Libraries,
     Listen,
     Name,
     Path,
@@ -32,6 +34,7 @@ from agentwall.daemon.config_values import (
     Rotations,
     Seconds,
     SocketPath,
+    Use,
     is_loopback,
     program_fault,
 )
@@ -46,6 +49,7 @@ MAX_ENTRIES = 256
 _CONFIG = Config()
 _LOG = LogSettings()
 _RESPONSE = ResponseSettings()
+_TLS = TlsSettings()
 
 
 def _at_key(key: str, problem: str) -> PydanticCustomError:
@@ -245,6 +249,24 @@ class ResponseDocument(Map):
         return self
 
 
+class TlsDocument(Map):
+    """Reading inside TLS, before a sandbox's libraries encrypt."""
+
+    inspect: Use = Field(
+        default=_TLS.inspect.value,
+        description="`auto`: where bcc and uprobes are there; where they are not, `status` and "
+        "`doctor` say so, and everything else works. `require`: the daemon does not start "
+        "without. `off`: not at all.",
+        examples=["auto", "off", "require"],
+    )
+    max_libraries: Libraries = Field(
+        default=_TLS.max_libraries,
+        description="How many files of TLS libraries are probed at the same time, 1-1024. What "
+        "is beyond that is not read, and `status` says how many those were.",
+        examples=[64],
+    )
+
+
 class ConfigDocument(Map):
     """The configuration of agentwall's daemon."""
 
@@ -297,6 +319,11 @@ class ConfigDocument(Map):
         description="What follows on a detection beside cutting the flow.",
         examples=[{"command": ["/usr/local/bin/page"], "per_minute": 10}],
     )
+    tls: TlsDocument = Field(
+        default=TlsDocument(),
+        description="Reading inside TLS, before a sandbox's libraries encrypt.",
+        examples=[{"inspect": "require"}],
+    )
     watch: bool = Field(
         default=_CONFIG.watch,
         strict=True,
@@ -320,5 +347,6 @@ MODELS: dict[str, type[BaseModel]] = {
     "The map under `control`": ControlDocument,
     "The map under `metrics`": MetricsDocument,
     "The map under `response`": ResponseDocument,
+    "The map under `tls`": TlsDocument,
 }
 """Each kind of map, with the title it has in the reference."""

@@ -21,9 +21,11 @@ from agentwall.daemon.config import (
     ResponseSettings,
     Scope,
     ScopeKind,
+    TlsSettings,
 )
 from agentwall.daemon.config_document import DEFAULT_POLICY, ConfigDocument, ScopeDocument
 from agentwall.daemon.config_values import cgroup_of
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.errors import PolicyError, SourceLocation
 from agentwall.flow.origin import Runtime
 from agentwall.policy.globs import matches
@@ -192,6 +194,9 @@ def _config(document: ConfigDocument, path: str) -> Config:
             command_timeout_s=float(response.command_timeout_s),
             per_minute=response.per_minute,
             snapshots=Path(response.snapshots),
+        ),
+        tls=TlsSettings(
+            inspect=TlsUse(document.tls.inspect), max_libraries=document.tls.max_libraries
         ),
         watch=document.watch,
         state=Path(document.state),

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import PlainValidator, WithJsonSchema
 
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.net.destination import parse_destination
 from agentwall.net.endpoint import L4Protocol
 from agentwall.policy import globs
@@ -127,6 +128,14 @@ def _bytes(value: object) -> int:
     return found
 
 
+def _tls_use(value: object) -> str:
+    # YAML reads a plain off as false.
+    text = TlsUse.OFF.value if value is False else value
+    if not isinstance(text, str) or text not in [use.value for use in TlsUse]:
+        raise ValueError(f"expected auto, off or require, got {show(value)}")
+    return text
+
+
 def _word(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"expected text (quote it), got {show(value)}")
@@ -173,6 +182,12 @@ Group = Annotated[str, PlainValidator(_group), _text(f"^{_GROUP}$")]
 Listen = Annotated[str, PlainValidator(_listen), WithJsonSchema({"type": "string"})]
 Bytes = Annotated[int, PlainValidator(_bytes), WithJsonSchema(_BYTES_SCHEMA)]
 CommandWord = Annotated[str, PlainValidator(_word), WithJsonSchema({"type": "string"})]
+Use = Annotated[
+    str,
+    PlainValidator(_tls_use),
+    WithJsonSchema({"type": "string", "enum": [use.value for use in TlsUse]}),
+]
+Libraries = Annotated[int, *_whole_number(1, 1024, "libraries")]
 Rotations = Annotated[int, *_whole_number(0, 1000, "files")]
 Seconds = Annotated[int, *_whole_number(1, 600, "seconds")]
 Rate = Annotated[int, *_whole_number(0, 10_000, "a minute")]

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 
 from agentwall import __version__
 from agentwall.daemon.clock import boot_ns
+from agentwall.daemon.describe_tls import not_started, tls_status
 from agentwall.daemon.edition import Edition
+from agentwall.daemon.inside_state import InsideProvider
 from agentwall.daemon.keeper import Keeper
 from agentwall.daemon.members import Admission, Member
 from agentwall.daemon.reload import Outcome
@@ -147,8 +149,10 @@ def _time(time_ns: int | None) -> str | None:
     return format_time(time_ns) if time_ns is not None else None
 
 
-def describe_daemon(keeper: Keeper, vitals: Vitals) -> dict[str, object]:
-    """Return the whole, as ``status`` has it."""
+def describe_daemon(
+    keeper: Keeper, vitals: Vitals, inside: InsideProvider | None = None
+) -> dict[str, object]:
+    """Return the whole, as ``status`` has it; *inside*: who reads inside TLS."""
     edition, members = keeper.rules.edition, list(keeper.members)
     return {
         "schema": STATUS_SCHEMA,
@@ -175,10 +179,18 @@ def describe_daemon(keeper: Keeper, vitals: Vitals) -> dict[str, object]:
             "count": len(edition.signatures.signatures),
             "digest": edition.signatures.digest,
         },
+        "tls": _tls(keeper, inside),
         "digest": edition.digest,
         "commit": edition.commit,
         "commit_problem": edition.commit_problem,
     }
+
+
+def _tls(keeper: Keeper, inside: InsideProvider | None) -> dict[str, object]:
+    if inside is None:
+        return tls_status(not_started(keeper.rules.edition.config.tls.max_libraries))
+    readings = (inside.readings(each.key) for each in keeper.members.sandboxes())
+    return tls_status(inside.state(), readings)
 
 
 def describe_reload(outcome: Outcome | None) -> dict[str, object] | None:

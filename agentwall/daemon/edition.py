@@ -16,6 +16,7 @@ from agentwall.daemon.config import Config
 from agentwall.detect.judging import Masks
 from agentwall.detect.packed import PackedTable
 from agentwall.detect.signature import SignatureSet
+from agentwall.kernel.abi import Plain
 from agentwall.policy.model import Policy
 from agentwall.policy.tables import RuleTables
 
@@ -27,6 +28,8 @@ class Body:
     policy: Policy
     tables: RuleTables
     masks: Masks
+    inside: Plain = Plain.ALL
+    """Whether what is said inside TLS is read."""
 
     @property
     def key(self) -> tuple[str, str | None]:

@@ -19,6 +19,8 @@ from agentwall import __version__
 from agentwall.daemon.config import Config
 from agentwall.daemon.config_load import load_config
 from agentwall.daemon.edition import Body, Edition, Rejected, Request
+from agentwall.daemon.inside_state import TlsUse
+from agentwall.daemon.inspection import inside_of
 from agentwall.detect.judging import masks_of
 from agentwall.detect.packing import pack_table
 from agentwall.detect.signature import SignatureSet
@@ -46,7 +48,7 @@ def read_edition(request: Request) -> Edition:
     _check_scopes(config, {policy.name for policy in policies})
     check_ties(policies)
     signatures = read_signatures(config.signatures)
-    bodies = {each.name: tuple(_bodies(each, signatures)) for each in policies}
+    bodies = {each.name: tuple(_bodies(each, signatures, config.tls.inspect)) for each in policies}
     return Edition(
         config=config,
         policies=bodies,
@@ -113,12 +115,17 @@ def _check_scopes(config: Config, names: set[str]) -> None:
     problems.raise_any()
 
 
-def _bodies(policy: Policy, signatures: SignatureSet) -> Iterator[Body]:
+def _bodies(policy: Policy, signatures: SignatureSet, tls: TlsUse) -> Iterator[Body]:
     phases: list[str | None] = [each.name for each in policy.phases]
     for phase in phases or [None]:
         one = in_phase(policy, phase)
         tables = compile_policy(one)
-        yield Body(policy=one, tables=tables, masks=masks_of(one, tables, signatures))
+        yield Body(
+            policy=one,
+            tables=tables,
+            masks=masks_of(one, tables, signatures),
+            inside=inside_of(tables, tls),
+        )
 
 
 def _directories(config: Config, policies: list[Policy]) -> Iterator[str]:

@@ -58,7 +58,8 @@ class Enclosure:
         self._wall: Wall | None = None
         self._cgroup: Cgroup | None = None
         self._belt: Belt | None = None
-        self._pin_dir = pins.BPFFS / blueprint.record.id
+        self.pin_dir = pins.BPFFS / blueprint.record.id
+        """Where its wall is pinned."""
         # First, so that whatever is made can be found, should this process be killed.
         self._held = state.hold(blueprint.record)
         with self._undone_on_error():
@@ -69,7 +70,7 @@ class Enclosure:
         with state.exclusive():
             capacity = _capacity_for(blueprint.tables)
             self._wall = wall = Wall.load(
-                pin_dir=self._pin_dir, capacity=capacity, degrade=blueprint.degrade
+                pin_dir=self.pin_dir, capacity=capacity, degrade=blueprint.degrade
             )
             self._cgroup = cgroup = blueprint.place.make()
         # Attached first: from here on, and until the last step, everything is refused.
@@ -136,7 +137,7 @@ class Enclosure:
                 if self._belt is not None:
                     self._belt.close()
         with state.exclusive():
-            pins.clear_pins(self._pin_dir)
+            pins.clear_pins(self.pin_dir)
             pins.unmount_bpffs()
             if self._cgroup is not None:
                 self._cgroup.remove()

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.detect.judging import Masks, masks_of
 from agentwall.detect.packed import PackedTable
 from agentwall.detect.signature import SignatureSet
+from agentwall.kernel.abi import Plain
 from agentwall.kernel.signatures import Inspection
 from agentwall.kernel.wall import Wall
-from agentwall.policy.model import Policy
+from agentwall.policy.model import Inspect, Policy
 from agentwall.policy.tables import RuleTables
 
 
@@ -28,6 +30,8 @@ class Search:
     """None: every class that has signatures is off, and the kernel reads nothing."""
     masks: Masks
     depth_bytes: int
+    inside: Plain
+    """Whether what is said inside TLS is read."""
 
     @property
     def accepts(self) -> tuple[tuple[int, ...], ...]:
@@ -35,13 +39,27 @@ class Search:
         return self.table.accepts if self.table is not None else ()
 
 
-def plan_search(policy: Policy, tables: RuleTables, extra: Sequence[str] = ()) -> Search:
+def inside_of(tables: RuleTables, use: TlsUse) -> Plain:
+    """Return whether what is said inside TLS is read under rules that may say otherwise."""
+    if use is TlsUse.OFF:
+        return Plain.OFF
+    is_all = all(rule.inspect is Inspect.ALL for rule in tables.rules)
+    return Plain.ALL if is_all else Plain.JOINED
+
+
+def plan_search(
+    policy: Policy,
+    tables: RuleTables,
+    extra: Sequence[str] = (),
+    tls: TlsUse = TlsUse.AUTO,
+) -> Search:
     """Read the signatures of this host and *extra* files or directories, and judge them.
 
     Args:
         policy: In force.
         tables: Compiled from *policy*.
         extra: As ``--signatures`` names them.
+        tls: Whether they are looked for inside TLS.
 
     Raises:
         PolicyError: With everything that is wrong with them, or that they need too many states.
@@ -62,6 +80,7 @@ def plan_search(policy: Policy, tables: RuleTables, extra: Sequence[str] = ()) -
         table=table,
         masks=masks,
         depth_bytes=policy.detect.depth_bytes,
+        inside=inside_of(tables, tls),
     )
 
 
@@ -83,4 +102,6 @@ def begin_search(wall: Wall, search: Search, generation: int) -> Inspection | No
         return None
     slot = wall.signatures.write(search.table)
     wall.signatures.apply_excepts(generation, search.masks.excepts)
-    return Inspection(slot=slot, masks=search.masks, depth_bytes=search.depth_bytes)
+    return Inspection(
+        slot=slot, masks=search.masks, depth_bytes=search.depth_bytes, inside=search.inside
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from agentwall.flow.origin import Origin
 from agentwall.flow.record import Sandbox, SandboxKey
 from agentwall.flow.verdict import Mode
-from agentwall.host.cgroup import Cgroup
+from agentwall.host.cgroup import Cgroup, path_of
 from agentwall.host.coverage import Coverage
 from agentwall.kernel.counters import Counters
 
@@ -181,6 +181,12 @@ class Members:
                 return found
             path = path.rpartition("/")[0]
         return None
+
+    def key_of(self, pid: int) -> SandboxKey | None:
+        """Return in which one a process is, by its cgroup; None: in none, or it has ended."""
+        path = path_of(pid)
+        member = self.holding(path) if path is not None else None
+        return member.key if member is not None else None
 
     def free_id(self, origin: Origin, path: str, key: SandboxKey) -> str:
         """Return an id for a new one: short, telling, and not in use."""

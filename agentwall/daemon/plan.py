@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agentwall.daemon.belt import with_belt
 from agentwall.daemon.enclosure import GENERATION, Blueprint
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.daemon.inspection import plan_search
 from agentwall.daemon.leftovers import CGROUP_PREFIX
 from agentwall.daemon.outputs import LOG_DIRECTORY
@@ -64,6 +65,8 @@ class RunRequest:
     """Of ``deputies``, not to be left out."""
     signatures: tuple[str, ...] = ()
     """Files and directories, beside those of this host."""
+    tls: TlsUse = TlsUse.AUTO
+    """Whether text is read inside TLS."""
 
 
 def new_run_id() -> str:
@@ -141,7 +144,7 @@ def plan_enclosure(run_id: str, request: RunRequest, events: Path) -> Blueprint:
         tables=tables,
         settings=with_belt(_settings(policy, tables), request.kept_capabilities),
         degrade=policy.on_error is OnError.DEGRADE,
-        search=plan_search(policy, tables, request.signatures),
+        search=plan_search(policy, tables, request.signatures, request.tls),
     )
 
 

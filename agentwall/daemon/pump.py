@@ -24,12 +24,14 @@ from agentwall.engine.events import (
     AttemptSeen,
     Event,
     ExcerptsSeen,
+    HelloRead,
     Lost,
     TotalsRead,
 )
 from agentwall.errors import EventDecodeError, KernelError
-from agentwall.flow.record import Attempt, Process, Record, SandboxKey, Task
-from agentwall.flow.verdict import Verdict
+from agentwall.flow.record import Attempt, Excerpt, Process, Record, SandboxKey, Task
+from agentwall.flow.tls import HelloSeen, TlsReading
+from agentwall.flow.verdict import Hook, Verdict
 from agentwall.host.process import ProcessReader
 from agentwall.kernel.wall import Wall
 
@@ -69,6 +71,12 @@ class Pump:
         self._cutter = FlowCutter()
         self._readers: dict[SandboxKey, ProcessReader] = {}
         self._rests_until_s = 0.0
+        self._later: list[tuple[Excerpt, Process | None]] = []
+        self.on_hello: Callable[[HelloSeen, Process | None], None] = self._pass_hello
+        """Takes each ClientHello, and has it told by :meth:`tell_hello`, at once or later."""
+
+    def _pass_hello(self, hello: HelloSeen, process: Process | None) -> None:
+        self.tell_hello(hello, process, None)
 
     def emit(self, event: Event) -> None:
         """Let the engine know of *event*, and carry out what it says."""
@@ -88,18 +96,25 @@ class Pump:
     def drain(self) -> bool:
         """Take the events that are there, up to a limit; say whether there were any."""
         begun_s = time.monotonic()
+        excerpts = [*self._later, *self._take_excerpts()]
+        self._later = []
         try:
             attempts = self._wall.attempts(_AT_ONCE)
         except EventDecodeError as err:
             self._lose(err)
             attempts = []
+        if any(each.hook is Hook.PLAIN for each in attempts):
+            # Their hellos may have come since. What is for the decoders waits, for a match that is
+            # older than it may be to come.
+            self._later = self._take_excerpts()
         for attempt in self._shared(attempts):
             process = self._process(attempt.sandbox, attempt.task)
             self.emit(AttemptSeen(attempt=attempt, process=process))
-        any_excerpts = self._drain_excerpts()
+        if excerpts:
+            self.emit(ExcerptsSeen(excerpts=tuple(excerpts)))
         ended_s = time.monotonic()
         self._rests_until_s = ended_s + min(ended_s - begun_s, _LONGEST_PAUSE_S)
-        return bool(attempts) or any_excerpts
+        return bool(attempts or excerpts or self._later)
 
     def _shared(self, attempts: list[Attempt]) -> list[Attempt]:
         """Return what there is time for: of each sandbox as many, whatever it reports.
@@ -123,19 +138,30 @@ class Pump:
             self.emit(Lost(key=key, mono_ns=attempts[-1].mono_ns, where=where, lost=count))
         return told
 
-    def _drain_excerpts(self) -> bool:
+    def _take_excerpts(self) -> list[tuple[Excerpt, Process | None]]:
+        """Return what the decoders are to see, after the matches; hellos are passed on at once.
+
+        A hello says of a match inside TLS whom it was said to, so it has to be known before.
+        """
+        seen: list[tuple[Excerpt, Process | None]] = []
         try:
             excerpts = self._wall.excerpts()
         except EventDecodeError as err:
             self._lose(err)
-            return True
-        if not excerpts:
-            return False
-        seen = tuple(
-            (each, self._process(each.attempt.sandbox, each.attempt.task)) for each in excerpts
-        )
-        self.emit(ExcerptsSeen(excerpts=seen))
-        return True
+            return seen
+        for each in excerpts:
+            process = self._process(each.attempt.sandbox, each.attempt.task)
+            if isinstance(each, HelloSeen):
+                self.on_hello(each, process)
+            else:
+                seen.append((each, process))
+        return seen
+
+    def tell_hello(
+        self, hello: HelloSeen, process: Process | None, reading: TlsReading | None
+    ) -> None:
+        """Let the engine know of a hello, and of what was found of its process."""
+        self.emit(HelloRead(hello=hello, process=process, reading=reading))
 
     def drain_totals(self) -> None:
         """Take what permitted flows have moved."""

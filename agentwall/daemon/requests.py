@@ -17,7 +17,9 @@ from agentwall.daemon.choosing import NotAdmitted
 from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.connections import Result
 from agentwall.daemon.describe import Vitals, describe_daemon, describe_sandbox
+from agentwall.daemon.describe_tls import tls_of_sandbox, unread_speakers
 from agentwall.daemon.handles import resolve
+from agentwall.daemon.inside_state import InsideProvider, SandboxReadings
 from agentwall.daemon.keeper import PHASE
 from agentwall.daemon.members import Member, Override
 from agentwall.daemon.tallies import nothing
@@ -36,8 +38,15 @@ Not the phase: a sandbox begins in its policy's first one."""
 class Requests:
     """Everything that can be asked of sandboxes."""
 
-    def __init__(self, parts: Parts, arrivals: Arrivals, vitals: Callable[[], Vitals]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        arrivals: Arrivals,
+        vitals: Callable[[], Vitals],
+        inside: InsideProvider | None = None,
+    ) -> None:
         self._parts = parts
+        self._inside = inside
         self._keeper = parts.keeper
         self._arrivals = arrivals
         self._vitals = vitals
@@ -53,7 +62,7 @@ class Requests:
             case "status":
                 args.read_nothing(arguments)
                 self._parts.upkeep.read_counters()
-                return describe_daemon(self._keeper, self._vitals())
+                return describe_daemon(self._keeper, self._vitals(), self._inside)
             case "sandbox-list":
                 args.read_nothing(arguments)
                 self._parts.upkeep.read_counters()
@@ -87,7 +96,11 @@ class Requests:
             return resolve(handle, self._sandboxes())
 
     def _describe(self, member: Member) -> dict[str, object]:
-        return describe_sandbox(member, self._keeper.rules.edition, self._keeper.wall)
+        found = describe_sandbox(member, self._keeper.rules.edition, self._keeper.wall)
+        return {**found, "tls_unread": unread_speakers(self._readings(member))}
+
+    def _readings(self, member: Member) -> SandboxReadings | None:
+        return self._inside.readings(member.key) if self._inside is not None else None
 
     def _show(self, member: Member) -> dict[str, object]:
         self._parts.pump.drain()
@@ -97,7 +110,8 @@ class Requests:
         hooks = [{"name": each, "in_force": True} for each in in_force]
         hooks += [{"name": each, "in_force": False, "reason": why} for each, why in missing.items()]
         denials = self._denials(member.id, {})
-        return {**self._describe(member), "hooks": hooks, "denials": denials}
+        tls = tls_of_sandbox(self._readings(member))
+        return {**self._describe(member), "hooks": hooks, "tls": tls, "denials": denials}
 
     def _label(self, wanted: args.LabelRequest, caller: Caller) -> dict[str, object]:
         member = self._find(wanted.sandbox)

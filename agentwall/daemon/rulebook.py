@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from agentwall.daemon.edition import Body, Edition
 from agentwall.daemon.members import Member
 from agentwall.daemon.records import Records
-from agentwall.detect.judging import Masks
 from agentwall.errors import KernelError
 from agentwall.flow.verdict import Mode
 from agentwall.kernel.maps import SandboxSettings
@@ -198,11 +197,17 @@ def settings_for(member: Member, issue: Issue, *, through_lo: bool) -> SandboxSe
         dns=policy.dns if has_dns else None,
         has_names=issue.has_names,
         answers_through_lo=has_dns and not place.own_netns and through_lo,
-        inspection=_inspection(issue.slot, issue.body.masks, policy.detect.depth_bytes),
+        inspection=_inspection(issue),
     )
 
 
-def _inspection(slot: int | None, masks: Masks, depth_bytes: int) -> Inspection | None:
-    if slot is None:
+def _inspection(issue: Issue) -> Inspection | None:
+    if issue.slot is None:
         return None
-    return Inspection(slot=slot, masks=masks, depth_bytes=depth_bytes)
+    body = issue.body
+    return Inspection(
+        slot=issue.slot,
+        masks=body.masks,
+        depth_bytes=body.policy.detect.depth_bytes,
+        inside=body.inside,
+    )

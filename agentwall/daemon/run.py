@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agentwall.daemon.config import TlsSettings
+from agentwall.daemon.describe_tls import tls_notice
 from agentwall.daemon.enclosure import Blueprint, Enclosure
+from agentwall.daemon.inside import Inside
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.daemon.outputs import EventFile, ReportFile, open_events
 from agentwall.daemon.plan import (
     RunRequest,
@@ -25,7 +29,8 @@ from agentwall.daemon.plan import (
 )
 from agentwall.daemon.session import Ending, Session, Subject
 from agentwall.errors import AgentwallError, HostError
-from agentwall.flow.record import Sandbox
+from agentwall.flow.record import Sandbox, SandboxKey
+from agentwall.host.cgroup import path_of
 from agentwall.host.coverage import Coverage
 from agentwall.host.launch import Sandboxed, prepare
 from agentwall.host.signals import SignalQueue
@@ -136,10 +141,16 @@ def _enclose(run: _Run, console: Console, log: Sink) -> tuple[Ending, Coverage, 
         enclosure = Enclosure(run.blueprint)
         try:
             subject = _degraded(run, enclosure.missing_hooks(), console)
-            sandboxed = prepare(run.launch, enclosure.cgroup, signals)
-            ending = _attend(
-                Session(enclosure, subject, [log, console], say=console.say), sandboxed, signals
-            )
+            with _reading_inside(run, enclosure) as inside:
+                subject = _told(inside, subject, console)
+                sandboxed = prepare(run.launch, enclosure.cgroup, signals)
+                inside.admit(enclosure.key, [sandboxed.pid])
+                session = Session(
+                    enclosure, subject, [log, console], say=console.say, inside=inside
+                )
+                inside.tell = session.tell_hello
+                inside.settle()
+                ending = _attend(session, sandboxed, signals)
         except BaseException:
             # What is left behind on top of this error, leftovers will tell.
             _problems_of(enclosure.remove)
@@ -158,6 +169,45 @@ def _degraded(run: _Run, missing: Mapping[str, str], console: Console) -> Subjec
         console.say(f"hook not in force: {name}: {reason}")
     detail = {**run.subject.detail, "missing_hooks": dict(missing)}
     return replace(run.subject, coverage=coverage, detail=detail)
+
+
+@contextlib.contextmanager
+def _reading_inside(run: _Run, enclosure: Enclosure) -> Iterator[Inside]:
+    """Read inside TLS, where the policy looks for anything.
+
+    Raises:
+        ProbesRefusedError: This host does not let it, and the request requires it.
+    """
+    path = enclosure.cgroup.path
+    use = run.request.tls if run.subject.search.table is not None else TlsUse.OFF
+
+    def sandbox_of(pid: int) -> SandboxKey | None:
+        return enclosure.key if f"{path_of(pid)}/".startswith(f"{path}/") else None
+
+    inside = Inside(
+        enclosure.wall,
+        enclosure.pin_dir,
+        TlsSettings(inspect=use),
+        sandbox_of=sandbox_of,
+        why_off="--tls off" if run.request.tls is TlsUse.OFF else "nothing is looked for",
+    )
+    try:
+        inside.start()
+        inside.wait()
+        inside.require()
+        yield inside
+    finally:
+        inside.close(keep=False)
+
+
+def _told(inside: Inside, subject: Subject, console: Console) -> Subject:
+    """Say, before the command runs, that nothing is read inside TLS where it would be looked at."""
+    state = inside.state()
+    notice = tls_notice(state)
+    if notice is not None:
+        console.say(notice)
+    detail = {**subject.detail, "tls": {"state": state.state, "reason": state.reason}}
+    return replace(subject, detail=detail)
 
 
 def _attend(session: Session, sandboxed: Sandboxed, signals: SignalQueue) -> Ending:

@@ -32,7 +32,13 @@ from agentwall.daemon.requests import Requests
 from agentwall.daemon.snapshot import take_snapshot
 from agentwall.daemon.watching import FileWatch
 from agentwall.daemon.worker import Worker
-from agentwall.engine.events import HostChanged
+from agentwall.engine.events import (
+    Event,
+    HostChanged,
+    SandboxFinished,
+    SandboxInspected,
+    SandboxStarted,
+)
 from agentwall.errors import AgentwallError, ControlCode, ControlError, HostError
 from agentwall.host import systemd
 
@@ -94,10 +100,13 @@ class Service:
         worker = Worker()
         self._stack.callback(worker.close)
         self._watch(worker.fileno(), worker.step)
+        self._inside = parts.inside
+        self._watch(self._inside.fileno(), self._inside.step)
+        self._begin_inside()
         self._arrivals = Arrivals(parts, edition.config, worker)
         self._stack.callback(self._arrivals.close)
         self._watch(self._arrivals.fileno(), self._arrivals.step)
-        self._requests = Requests(parts, self._arrivals, self.vitals)
+        self._requests = Requests(parts, self._arrivals, self.vitals, self._inside)
         self._server = ControlServer(
             [each.socket for each in parts.sockets],
             parts.groups,
@@ -116,6 +125,28 @@ class Service:
         parts.outlets.flush()
         systemd.notify(ready=True, status=self._summary())
         logger.info("ready: %s", self._summary())
+
+    def _begin_inside(self) -> None:
+        """Begin to read inside TLS, once the wall's maps are pinned where they stay."""
+        keeper, inside = self._parts.keeper, self._inside
+        if inside.is_begun or not keeper.is_settled:
+            return
+        emit = keeper.emit
+
+        def hear(event: Event) -> None:
+            emit(event)
+            match event:
+                case SandboxStarted() | SandboxInspected():
+                    member = keeper.members.get(event.key)
+                    inside.admit(event.key, member.cgroup.pids() if member is not None else ())
+                case SandboxFinished():
+                    inside.release(event.key)
+
+        keeper.emit = hear
+        for member in keeper.members:
+            inside.admit(member.key, member.cgroup.pids())
+        inside.start()
+        inside.require()
 
     def _listen_to_signals(self) -> None:
         receive, send = socket.socketpair()
@@ -140,6 +171,7 @@ class Service:
         systemd.notify(stopping=True)
         parts = self._parts
         parts.pump.drain()
+        self._inside.settle()
         parts.pump.drain_totals()
         if self._ending == "detach":
             parts.take_down()
@@ -182,8 +214,12 @@ class Service:
         parts = self._parts
         self._guarded(parts.upkeep.tick)
         self._guarded(self._arrivals.tick)
+        self._guarded(self._begin_inside)
+        self._guarded(self._inside.tick)
         if parts.sinks.is_scraped:
-            parts.sinks.published = take_snapshot(parts.keeper, self.vitals(), parts.sinks)
+            parts.sinks.published = take_snapshot(
+                parts.keeper, self.vitals(), parts.sinks, self._inside
+            )
         parts.responder.poll()
         self._see_clock()
         reading = self._reader.fileno()

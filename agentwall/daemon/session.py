@@ -19,6 +19,7 @@ from agentwall.daemon.clock import boot_ns, offset_ns
 from agentwall.daemon.config import ResponseSettings
 from agentwall.daemon.cutting import FlowCutter
 from agentwall.daemon.enclosure import GENERATION, Enclosure
+from agentwall.daemon.inside import Inside
 from agentwall.daemon.inspection import Search
 from agentwall.daemon.response import Responder
 from agentwall.engine.commands import KillFlow, Report, StopSandbox
@@ -28,6 +29,7 @@ from agentwall.engine.events import (
     CountersRead,
     Event,
     ExcerptsSeen,
+    HelloRead,
     Lost,
     RulesApplied,
     SandboxFinished,
@@ -38,8 +40,9 @@ from agentwall.engine.events import (
 )
 from agentwall.engine.severity import severity_of
 from agentwall.errors import EventDecodeError, KernelError
-from agentwall.flow.record import Sandbox
+from agentwall.flow.record import Excerpt, Process, Sandbox
 from agentwall.flow.severity import Severity
+from agentwall.flow.tls import HelloSeen, TlsReading
 from agentwall.host.coverage import Coverage
 from agentwall.host.launch import Sandboxed
 from agentwall.host.messages import Word
@@ -99,6 +102,7 @@ class Session:
         *,
         say: Callable[[str], None] = logger.warning,
         settings: ResponseSettings | None = None,
+        inside: Inside | None = None,
     ) -> None:
         """Prepare; nothing is logged before :meth:`begin`.
 
@@ -108,8 +112,10 @@ class Session:
             sinks: Get every record.
             say: Told what a person must do for the command to go on.
             settings: How a freeze or a kill is carried out; None: as by default.
+            inside: Reads inside TLS; what it tells is for :meth:`tell_hello`.
         """
         self._enclosure = enclosure
+        self._inside = inside
         self._say = say
         self._responder = Responder(settings or ResponseSettings())
         self._subject = subject
@@ -163,6 +169,8 @@ class Session:
         poller = select.poll()
         for source in (self._enclosure.wall, sandboxed, signals):
             poller.register(source.fileno(), select.POLLIN)
+        if self._inside is not None:
+            poller.register(self._inside.fileno(), select.POLLIN)
         while sandboxed.exit_code is None:
             ready = {descriptor for descriptor, _ in poller.poll(_CHECK_S * 1000)}
             if signals.fileno() in ready:
@@ -182,6 +190,9 @@ class Session:
 
     def _pump(self) -> None:
         self._drain()
+        if self._inside is not None:
+            self._inside.step()
+            self._inside.tick()
         now_s = time.monotonic()
         if now_s >= self._next_check_s:
             self._next_check_s = now_s + _CHECK_S
@@ -204,6 +215,7 @@ class Session:
 
     def _drain(self) -> bool:
         """Take the events that are there; say whether there were any."""
+        excerpts = self._take_excerpts()
         try:
             attempts = self._enclosure.wall.attempts()
         except EventDecodeError as err:
@@ -211,19 +223,36 @@ class Session:
             return True
         for attempt in attempts:
             self._handle(AttemptSeen(attempt=attempt, process=self._processes.read(attempt.task)))
-        return self._drain_excerpts() or bool(attempts)
+        if excerpts:
+            self._handle(ExcerptsSeen(excerpts=tuple(excerpts)))
+        return bool(attempts or excerpts)
 
-    def _drain_excerpts(self) -> bool:
+    def _take_excerpts(self) -> list[tuple[Excerpt, Process | None]]:
+        """Return what the decoders are to see, after the matches; hellos are passed on at once.
+
+        A hello says of a match inside TLS whom it was said to, so it has to be known before.
+        """
+        seen: list[tuple[Excerpt, Process | None]] = []
         try:
             excerpts = self._enclosure.wall.excerpts()
         except EventDecodeError as err:
             self._lose(err)
-            return True
-        read = self._processes.read
-        if excerpts:
-            seen = tuple((each, read(each.attempt.task)) for each in excerpts)
-            self._handle(ExcerptsSeen(excerpts=seen))
-        return bool(excerpts)
+            return seen
+        for each in excerpts:
+            process = self._processes.read(each.attempt.task)
+            if not isinstance(each, HelloSeen):
+                seen.append((each, process))
+            elif self._inside is not None:
+                self._inside.hello(each, process)
+            else:
+                self.tell_hello(each, process, None)
+        return seen
+
+    def tell_hello(
+        self, hello: HelloSeen, process: Process | None, reading: TlsReading | None
+    ) -> None:
+        """Let the engine know of a hello, and of what was found of its process."""
+        self._handle(HelloRead(hello=hello, process=process, reading=reading))
 
     def _drain_totals(self) -> None:
         try:
@@ -258,6 +287,8 @@ class Session:
         # The kernel has no more to add once every process is gone, so this comes to an end.
         while self._drain():
             self._flush()
+        if self._inside is not None:
+            self._inside.settle()
         self._drain_totals()
         self._check()
         detail = {"exit_code": exit_code, "left_behind": list(left_behind)}

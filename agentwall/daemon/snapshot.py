@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 from agentwall import __version__
 from agentwall.daemon.describe import Vitals, effective_mode, hooks_in_force
+from agentwall.daemon.describe_tls import not_started, tls_figures
+from agentwall.daemon.inside_state import InsideProvider
 from agentwall.daemon.keeper import Keeper
 from agentwall.daemon.members import Member
 from agentwall.daemon.sinks import Sinks
@@ -16,14 +18,17 @@ from agentwall.sinks.figures import MAX_SANDBOXES, SandboxFigures, Snapshot
 _NS = 1e9
 
 
-def take_snapshot(keeper: Keeper, vitals: Vitals, sinks: Sinks) -> Snapshot:
-    """Return what a scrape shows until the next one is taken."""
+def take_snapshot(
+    keeper: Keeper, vitals: Vitals, sinks: Sinks, inside: InsideProvider | None = None
+) -> Snapshot:
+    """Return what a scrape shows until the next one is taken; *inside*: who reads inside TLS."""
     members = list(keeper.members)
     edition = keeper.rules.edition
     sandboxes = [each for each in members if not each.is_scope]
     guarded = {each.cgroup.path for each in members if each.is_scope}
     owned = [each for each in edition.config.scopes if each.default is not None]
     journal, reload = sinks.journal, vitals.reload
+    state = inside.state() if inside else not_started(edition.config.tls.max_libraries)
     return Snapshot(
         version=__version__,
         kernel=platform.release(),
@@ -42,6 +47,7 @@ def take_snapshot(keeper: Keeper, vitals: Vitals, sinks: Sinks) -> Snapshot:
         problems=len(vitals.problems),
         reloaded_s=None if reload is None else reload.time_ns / _NS,
         reload_applied=reload is None or reload.applied,
+        tls=tls_figures(state, (inside.readings(e.key) for e in sandboxes) if inside else ()),
     )
 
 

@@ -134,6 +134,25 @@ def test_an_exception_goes_by_what_the_kernel_knows(judge):
     assert judge.judge(talk(), finding) is not None
 
 
+@pytest.mark.parametrize(
+    ("stage", "outcome"),
+    [
+        (Stage.SIGNATURE, None),
+        (Stage.DECODER, None),
+        (Stage.BEHAVIOUR, (Verdict.ALLOW, "alert")),
+        (Stage.INDICATOR, (Verdict.ALLOW, "alert")),
+    ],
+)
+def test_a_rule_that_has_nothing_read(tmp_path, stage, outcome):
+    """What is said behind it is no finding, as it is not live; names and behaviour are."""
+    path = tmp_path / "lab.yaml"
+    path.write_text(RULES.replace("ports: [22]", "ports: [22], inspect: none"))
+    judge = FlowJudge(load_policy(path), SIGNATURES)
+    found = judge.judge(talk(), replace(MINING, stage=stage))
+
+    assert (found and (found.verdict, found.response)) == outcome
+
+
 def test_room_is_bounded(judge, monkeypatch):
     """What finds no room is judged at once."""
     monkeypatch.setattr(capture_flows, "MAX_KEPT", 1)

@@ -8,7 +8,8 @@ import json
 import pytest
 from rig.daemon_log import COMMIT, RUN, write_daemon_log
 from rig.invoking import invoke
-from rig.records import rome_day, write_log
+from rig.records import CURL, flow, rome_day, write_log
+from rig.tls_records import STATIC, tls
 
 
 def explained(path, event_id: str) -> str:
@@ -128,3 +129,14 @@ def test_a_file_that_is_not_there(tmp_path):
 
     assert done.returncode == 1
     assert f"{tmp_path}/none: no such file" in done.stderr
+
+
+def test_a_tls_session(tmp_path):
+    """Why it is not read, and what its process did around it."""
+    path = write_log(tmp_path / "e.jsonl", [flow(), tls(STATIC), tls(process=CURL)], "r")
+    text = explained(path, "r-2")
+    around = text.partition("The same process, around it\n")[2].splitlines()
+
+    assert section(text, "inside") == "not read: static binary: its TLS has no names to probe"
+    assert section(text, "why").startswith("rl-rollout:allow[0] at")
+    assert [line[0] for line in around] == [" ", ">", " "]

@@ -14,7 +14,8 @@ import pytest
 from rig.cli import agentwall, environment
 from rig.daemon_log import CONTAINER, RUN, WEB, write_daemon_log
 from rig.invoking import invoke
-from rig.records import flow
+from rig.records import flow, write_log
+from rig.tls_records import STATIC, tls
 
 from agentwall.sinks.rotating import RotatingLog
 
@@ -183,3 +184,15 @@ def test_unknown_schemas_are_passed_over(tmp_path):
         file.write(b'{"schema":"agentwall.event/9"}\n')
 
     assert len(shown(path)) == before
+
+
+def test_tls_sessions(tmp_path):
+    """They are a kind of their own, in words that say whether they were read."""
+    path = write_log(tmp_path / "e.jsonl", [flow(), tls(), tls(STATIC)])
+    done = invoke("log", "--file", path, "--kind", "tls")
+
+    assert [line.rpartition(": ")[2].split(" (")[0] for line in done.stdout.splitlines()] == [
+        "read",
+        "its TLS has no names to probe",
+    ]
+    assert len(shown(path, "--kind", "tls")) == 2

@@ -85,6 +85,7 @@ def test_fail_on_clean(severity):
         (["--user", "no-such-user", "--", "true"], "no such user"),
         (["--keep-cap", "CHOWN", "--", "true"], "CHOWN"),
         (["--keep-fd", "99", "--", "true"], "descriptor 99"),
+        (["--tls", "on", "--", "true"], "--tls"),
         (["--events", "bad.yaml", "--", "true"], "bad.yaml"),
         (["--keep-cap", "BPF", "--require-full", "--", "true"], "expected full"),
         (["--report", "no/such/dir/r.md", "--", "true"], "no/such/dir"),
@@ -122,6 +123,26 @@ def test_quiet():
     done = run("--quiet", "--", "sh", "-c", f'echo err >&2; python3 -c "{CONNECT}"')
 
     assert done.stderr == "err\n"
+
+
+@pytest.mark.parametrize(
+    ("use", "mining", "state"),
+    [
+        ("off", "block", {"state": "off", "reason": "--tls off"}),
+        ("auto", "off", {"state": "off", "reason": "nothing is looked for"}),
+        ("require", "block", {"state": "on", "reason": None}),
+    ],
+)
+def test_tls(use, mining, state):
+    """Whether anything is read inside TLS is said in the log; what was asked for needs no word."""
+    off = "tunnel: off, p2p: off, dns_exfil: off"
+    Path("p.yaml").write_text(f"version: 1\nname: p\ndetect: {{mining: {mining}, {off}}}\n")
+    done = run("--tls", use, "-p", "p.yaml", "--", "true")
+
+    assert done.returncode == 0
+    assert "inside TLS" not in done.stderr
+    started = json.loads(next(Path().glob("events-*.jsonl")).read_text().splitlines()[0])
+    assert started["detail"]["tls"] == state
 
 
 def test_same_denial_once():

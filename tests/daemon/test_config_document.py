@@ -23,6 +23,7 @@ SECTIONS = {
     "ControlDocument": "control",
     "MetricsDocument": "metrics",
     "ResponseDocument": "response",
+    "TlsDocument": "tls",
 }
 
 
@@ -131,6 +132,7 @@ KEYS = [
     *(("log", key) for key in ("path", "max_bytes", "keep", "group", "journal", "flows")),
     *(("control", key) for key in ("socket", "readers", "operators")),
     *(("response", key) for key in ("command", "command_timeout_s", "per_minute", "snapshots")),
+    ("tls", "max_libraries"),
     *((None, key) for key in ("policies", "signatures", "watch", "state")),
 ]
 

@@ -18,8 +18,10 @@ from agentwall.daemon.config import (
     ResponseSettings,
     Scope,
     ScopeKind,
+    TlsSettings,
 )
 from agentwall.daemon.config_load import MAX_CONFIG_BYTES, load_config, parse_config
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.errors import PolicyError
 from agentwall.flow.origin import Runtime
 
@@ -49,6 +51,7 @@ response:
   command_timeout_s: 5
   per_minute: 0
   snapshots: /srv/snapshots
+tls: {inspect: require, max_libraries: 7}
 watch: false
 state: /run/x
 """
@@ -105,6 +108,7 @@ def test_every_key(tmp_path):
             per_minute=0,
             snapshots=Path("/srv/snapshots"),
         ),
+        tls=TlsSettings(inspect=TlsUse.REQUIRE, max_libraries=7),
         watch=False,
         state=Path("/run/x"),
         files=(str(path),),
@@ -119,10 +123,20 @@ def test_least():
     assert config.scopes[0].default == "default-deny"
 
 
-@pytest.mark.parametrize("section", ["log: {}", "control: {}", "response: {}", "runtimes: {}"])
+@pytest.mark.parametrize(
+    "section", ["log: {}", "control: {}", "response: {}", "runtimes: {}", "tls: {}"]
+)
 def test_empty_sections(section):
     """An empty map changes nothing."""
     assert parse(section) == parse("")
+
+
+@pytest.mark.parametrize("spelled", ["off", "'off'", "Off", "false"])
+def test_off_is_a_word(spelled):
+    """A plain off means off, though YAML reads it as false."""
+    found = parse(f"tls: {{inspect: {spelled}}}")
+
+    assert found.tls.inspect is TlsUse.OFF
 
 
 def test_missing_file(tmp_path):
@@ -284,6 +298,11 @@ def test_metrics_refused(listen, expected):
         ("response: {command: [/x, 1]}", "response.command[1]: expected text (quote it), got 1"),
         ("response: {command_timeout_s: 601}", "expected 1-600 seconds, got 601"),
         ("response: {per_minute: true}", "expected 0-10000 a minute, got true"),
+        ("tls: {inspect: on}", "tls.inspect: expected auto, off or require, got true"),
+        ("tls: {inspect: wire}", "tls.inspect: expected auto, off or require, got 'wire'"),
+        ("tls: {max_libraries: 0}", "tls.max_libraries: expected 1-1024 libraries, got 0"),
+        ("tls: {max_libraries: 1025}", "expected 1-1024 libraries, got 1025"),
+        ("tls: {max: 3}", "tls.max: unknown key"),
     ],
 )
 def test_values_refused(text, expected):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,11 @@ def ground(tmp_path_factory):
 
 def child_of(pid: int) -> int | None:
     """The reading process of a daemon, if there is one."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(listed[0]) if listed else None
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):
+            if b"edition_read" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    return None
 
 
 @pytest.mark.kernel

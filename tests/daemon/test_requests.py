@@ -214,6 +214,20 @@ def test_what_waits_in_the_kernel_is_answered_for(house, box):
     assert all(each["in_force"] for each in shown["hooks"] if "reason" not in each)
 
 
+def test_reading_inside_tls_is_told(house, box):
+    """Of the host, of each sandbox in the list, and of one in full."""
+    name, _ = box
+    with house.client() as client:
+        status = client.status()
+        (listed,) = [each for each in client.sandboxes() if each["id"] == name]
+        shown = client.sandbox(name)
+
+    assert status["tls"]["state"] in ("starting", "on", "off", "refused")
+    assert status["tls"]["max_libraries"] == 64
+    assert listed["tls_unread"] in (None, 0)
+    assert shown["tls"].keys() == {"sessions", "joined", "unread", "processes", "truncated"}
+
+
 def test_who_has_ended_is_answered_for_still(house):
     """By its id, to a harness that asks late."""
     with house.sandbox("late") as cgroup:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from rig.cgroup import temp_cgroup
+from rig.insides import Insides, process, readings
 from rig.keeping import bare_config, keeping, make_edition, owned, spelled
 
 from agentwall.daemon.config import LogSettings
@@ -15,6 +16,7 @@ from agentwall.daemon.members import Admission, Override
 from agentwall.daemon.reload import Outcome
 from agentwall.daemon.sinks import open_sinks
 from agentwall.daemon.snapshot import take_snapshot
+from agentwall.flow.tls import Unread
 from agentwall.flow.verdict import Mode
 from agentwall.kernel.counters import Counters
 
@@ -76,6 +78,22 @@ def test_a_scrape_shows_what_status_says(small_wall, tmp_path, scope, sinks):
     assert (found.checked_s, found.problems, dict(found.unbound)) == (7.0, 1, {"/x": 3})
     assert (found.reloaded_s, found.reload_applied) == (None, True)
     assert found.journal_sent is None
+
+
+def test_a_scrape_tells_who_is_read(small_wall, tmp_path, scope, sinks):
+    """Of the sandboxes there are, and the same as status; without a reader it is off."""
+    edition = make_edition(tmp_path, {}, owned(spelled(scope)))
+    with keeping(small_wall, edition) as bench:
+        member = bench.admit(scope / "one")
+        inside = Insides({member.key: readings(process(1), process(2, Unread.GO, sessions=1))})
+        found = take_snapshot(bench.keeper, vitals(), sinks, inside).tls
+        status = describe_daemon(bench.keeper, vitals(), inside)["tls"]
+        without = take_snapshot(bench.keeper, vitals(), sinks).tls
+
+    assert (found.state, found.read, found.unread["go"], found.calls) == ("on", 1, 1, 40)
+    assert status["processes"] == {"read": 1, "unread": {"go": 1}, "unread_speakers": 1}
+    assert status["calls"] == found.calls
+    assert (without.state, without.read) == ("off", 0)
 
 
 def test_what_is_not_as_it_should_be(small_wall, tmp_path, scope, sinks):

@@ -37,6 +37,8 @@ class Daemon:
     state: Path
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    prefix: list[str] = field(default_factory=list)
+    """Words before its command line, of a program that becomes it."""
 
     @property
     def policies(self) -> Path:
@@ -53,17 +55,22 @@ class Daemon:
         body = f"version: 1\nname: {name}\n{textwrap.dedent(text)}"
         (self.policies / f"{name}.yaml").write_text(body)
 
-    def configure(self, more: str = "", *, default: str = "deny-all") -> None:
-        """Write the configuration; *more* is added to it."""
+    def configure(self, more: str = "", *, default: str = "deny-all", tls: str = "off") -> None:
+        """Write the configuration; *more* is added to it.
+
+        Inside TLS nothing is read unless it is asked for: each daemon would compile its probes.
+        """
         self.config.write_text(
             f"version: 1\npolicies: {self.policies}\nstate: {self.state}\n"
             f"control: {{socket: {self.socket}}}\nlog: {{path: {self.log}}}\n"
+            f"tls: {{inspect: {tls}}}\n"
             f"scopes:\n  - {{cgroup: {self.scope_path}, kind: owned, default: {default}}}\n" + more
         )
 
     def start(self, *arguments: str, wait: bool = True) -> subprocess.Popen[bytes]:
         """Start it, and wait until it serves."""
-        command = [sys.executable, "-m", "agentwall", "daemon", "--config", str(self.config)]
+        command = [*self.prefix, sys.executable, "-m", "agentwall", "daemon"]
+        command += ["--config", str(self.config)]
         with (self.directory / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
                 [*command, *arguments],

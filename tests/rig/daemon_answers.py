@@ -100,6 +100,16 @@ def status(**change: Any) -> dict[str, Any]:
             "problems": [],
         },
         "signatures": {"count": 61, "digest": _DIGEST},
+        "tls": {
+            "state": "on",
+            "reason": None,
+            "bcc": "0.26.0",
+            "libraries": [{"library": "openssl", "path": "/usr/lib/libssl.so.3"}],
+            "max_libraries": 64,
+            "over_limit": 0,
+            "lost": 0,
+            "processes": {"read": 12, "unread": {"go": 1}, "unread_speakers": 1},
+        },
         **change,
     }
 
@@ -126,6 +136,7 @@ def broken_status() -> dict[str, Any]:
             "problems": ["p.yaml:3:1: allow: expected a list"],
         },
         "commit_problem": "no git there",
+        "tls": whole["tls"] | {"over_limit": 1},
     }
 
 
@@ -196,6 +207,31 @@ def busy_sandbox() -> dict[str, Any]:
         detections=1,
         last_denial="2026-11-29T11:04:58.000000000Z",
         hooks=[{"name": "egress", "in_force": True}, {"name": "connect_unix", "in_force": False}],
+        tls={
+            "sessions": 5,
+            "joined": 3,
+            "truncated": 2,
+            "processes": [
+                {
+                    "pid": 78,
+                    "comm": "agent\x1b",
+                    "exe": "/opt/agent\u202e",
+                    "read": False,
+                    "unread": "go",
+                    "why": "Go binary: it has a TLS of its own",
+                    "sessions": 2,
+                },
+                {
+                    "pid": 77,
+                    "comm": "python3",
+                    "exe": None,
+                    "read": True,
+                    "library": "openssl",
+                    "path": "/usr/lib/libssl.so.3",
+                    "sessions": 3,
+                },
+            ],
+        },
         denials={
             "denied": 4711,
             "would_denied": 12,

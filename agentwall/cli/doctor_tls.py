@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reading inside TLS needs of this host, as ``agentwall doctor`` has it: rows, each tried.
+
+None of it is required: without it everything works but that, and each row says what is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from agentwall.kernel.features import Feature, Group, State
+from agentwall.probes import compiling, mapped, uprobes
+
+_UNREAD = "what sandboxes hand to TLS libraries is not read"
+_LATE = "a library is probed when it is seen in use, and not when it is mapped"
+
+Check = Callable[[], str | None]
+"""Returns why it is not there; None: it is."""
+
+
+def inside_tls(*, is_able: bool) -> Iterator[Feature]:
+    """Yield a row for each thing that reading inside TLS needs.
+
+    Args:
+        is_able: This process may load programs; else only what needs no rights is tried.
+    """
+    yield _feature(
+        "inside TLS: bcc",
+        compiling.why_not,
+        there="there: probes can be compiled",
+        lost=_UNREAD,
+        remedy="the Debian package python3-bpfcc, for /usr/bin/python3",
+    )
+    for name, why_not, there, lost, remedy in (
+        (
+            "inside TLS: uprobes",
+            uprobes.why_not,
+            "there: calls of libraries can be probed",
+            _UNREAD,
+            "a kernel with CONFIG_UPROBE_EVENTS that permits perf_event_open",
+        ),
+        (
+            "inside TLS: mappings",
+            mapped.why_not,
+            "there: a library is seen when it is mapped",
+            _LATE,
+            "a kernel with CONFIG_PERF_EVENTS that permits perf_event_open",
+        ),
+    ):
+        if is_able:
+            yield _feature(name, why_not, there=there, lost=lost, remedy=remedy)
+        else:
+            yield Feature(
+                name=name,
+                group=Group.HOST,
+                state=State.UNKNOWN,
+                detail="not tried: needs root",
+                required=False,
+            )
+
+
+def _feature(name: str, why_not: Check, *, there: str, lost: str, remedy: str) -> Feature:
+    why = why_not()
+    return Feature(
+        name=name,
+        group=Group.HOST,
+        state=State.SUPPORTED if why is None else State.MISSING,
+        detail=there if why is None else f"{lost}: {why}",
+        required=False,
+        remedy="" if why is None else remedy,
+    )

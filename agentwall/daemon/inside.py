@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading inside TLS: probes compiled, libraries found, and who is read and who is not.
+
+The kernel reads and cuts off; what is here only puts the probes where libraries are, and they stay
+there when this process ends. What may wait (files of a sandbox, taking probes off) another thread
+does, which may hang without anybody else doing so. If bcc or the kernel refuses, that is said, and
+everything else works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from agentwall.daemon.config import TlsSettings
+from agentwall.daemon.inside_state import InsideState, ProbedLibrary, SandboxReadings, TlsUse
+from agentwall.daemon.looks import Looks
+from agentwall.daemon.probed import probed_libraries, with_counts
+from agentwall.daemon.side_thread import SideThread
+from agentwall.daemon.speakers import Speakers, Told
+from agentwall.errors import AgentwallError, KernelError, ProbesRefusedError
+from agentwall.flow.record import Process, SandboxKey
+from agentwall.flow.tls import HelloSeen, TlsReading
+from agentwall.kernel import pins
+from agentwall.kernel.wall import Wall
+from agentwall.probes.attached import Attached
+from agentwall.probes.compiling import Compilation, Programs
+from agentwall.probes.finding import Finder
+from agentwall.probes.mapped import MappedFiles
+from agentwall.probes.uprobes import remove_pinned
+
+logger = logging.getLogger(__name__)
+
+PINS = "probes"
+"""The directory of the probes' pins, below the wall's; each daemon has one of its own in it."""
+_AT_ONCE = 256
+"""Mappings taken at a time."""
+_UPKEEP_S = 5.0
+_CLOSED_AT_ONCE = 8
+"""Probes taken off in one round of upkeep: 0.8 s."""
+_PATIENCE_S = 3.0
+"""For what a sandbox may delay."""
+_SETTLED_S = 30.0
+"""For all that is installed where a sandbox is: a second or two."""
+_HANGS_S = 10.0
+"""So long at one thing, and it is said that nothing goes on."""
+
+
+class Inside:
+    """Reads inside TLS, or says why not. All but its own thread's work is for one thread."""
+
+    def __init__(
+        self,
+        wall: Wall,
+        place: Path,
+        settings: TlsSettings,
+        *,
+        sandbox_of: Callable[[int], SandboxKey | None],
+        why_off: str = "tls.inspect: off",
+    ) -> None:
+        """Nothing is compiled or probed before :meth:`start`.
+
+        Args:
+            wall: Loaded and pinned.
+            place: The directory of its pins.
+            settings: Whether at all, and how many libraries.
+            sandbox_of: In which sandbox a process is; None: in none.
+            why_off: What is said where *settings* turn it off.
+        """
+        self._wall = wall
+        self._place = place
+        self._settings = settings
+        self.tell: Told = _untold
+        """Called with each hello, at once or later."""
+        self._thread = SideThread("agentwall-inside")
+        self._speakers = Speakers(sandbox_of, lambda *told: self.tell(*told))
+        self._poller = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self.is_begun = False
+        """:meth:`start` was called."""
+        self._compilation: Compilation | None = None
+        self._compiling = -1
+        self._mapped: MappedFiles | None = None
+        self._finder: Finder | None = None
+        self._programs: Programs | None = None
+        self._is_upkept = True
+        self._next_s = 0.0
+        self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._state = InsideState(
+            state="off" if settings.inspect is TlsUse.OFF else "starting",
+            reason=why_off if settings.inspect is TlsUse.OFF else None,
+            max_libraries=settings.max_libraries,
+        )
+
+    # --- Start and end ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to compile; :meth:`step` goes on when that is done. Never raises."""
+        self.is_begun = True
+        self._on(self._thread.fileno(), self._thread.step)
+        if self._settings.inspect is TlsUse.OFF:
+            self._remove(self._former())
+            return
+        try:
+            self._wall.plain.open()
+            # Before all else: what is mapped while it compiles is looked at afterwards.
+            self._watch_mappings()
+            compilation = self._compilation = Compilation()
+            compilation.start()
+            compilation.send(self._place / pins.MAPS)
+        except AgentwallError as err:
+            self._end_compilation()
+            self._refuse(str(err))
+            return
+        self._compiling = compilation.fileno()
+        self._on(self._compiling, self._compiled)
+
+    def _watch_mappings(self) -> None:
+        try:
+            self._mapped = MappedFiles(users=self._speakers.readings.pids)
+        except KernelError as err:
+            logger.warning("inside TLS: libraries are found when they are used: %s", err)
+            return
+        self._on(self._mapped.fileno(), lambda: None)  # read at each step
+
+    def wait(self) -> None:
+        """Wait until it reads, or cannot; a compilation that hangs is ended by its own limit."""
+        while self._state.state == "starting":
+            self._poller.poll(0.2)
+            self.step()
+
+    def settle(self) -> None:
+        """Wait until what was asked for so far is done, unless a sandbox delays it.
+
+        Hellos that were to be told by then have been.
+        """
+        if self._finder is not None:
+            done: list[bool] = []
+            deadline_s = time.monotonic() + _SETTLED_S
+            self._thread.run(lambda: True, done.append)
+            while not done or self._speakers.is_settling:
+                if self._thread.busy_s() > _PATIENCE_S or time.monotonic() > deadline_s:
+                    break
+                self._poller.poll(0.2)
+                self.step()
+        self._speakers.waiting.tell_all()
+
+    def require(self) -> None:
+        """Wait, and raise if it does not read though the settings require it.
+
+        Raises:
+            ProbesRefusedError: Why it does not.
+        """
+        if self._settings.inspect is not TlsUse.REQUIRE:
+            return
+        self.wait()
+        if self._state.state != "on":
+            raise ProbesRefusedError(f"inside TLS: {self._state.reason}")
+
+    def _compiled(self) -> None:
+        compilation = self._compilation
+        if compilation is None:
+            return
+        try:
+            programs = compilation.result()
+            if programs is None:
+                return
+            self._end_compilation()
+            self._begin(programs)
+        except AgentwallError as err:
+            self._end_compilation()
+            self._refuse(str(err))
+
+    def _begin(self, programs: Programs) -> None:
+        """Probe what is mapped, and what will be.
+
+        Raises:
+            KernelError: Probes cannot be pinned.
+        """
+        former = self._former()
+        own = self._place / PINS / str(time.monotonic_ns())
+        try:
+            own.parent.mkdir(mode=0o700, exist_ok=True)
+            attached = Attached(programs.fds, max_libraries=self._settings.max_libraries, pins=own)
+        except (KernelError, OSError) as err:
+            programs.close()
+            raise KernelError(err.errno or 0, f"{own}: {err}") from err
+        self._programs, self._finder = programs, Finder(attached)
+        self._state = replace(self._state, state="on", bcc=programs.bcc, compile_s=programs.seconds)
+        logger.info("inside TLS: read (bcc %s)", programs.bcc)
+        self._speakers.begin(Looks(self._thread, self._finder))
+        # An earlier daemon's probes go when the new ones are there: until then each call that both
+        # see is counted once.
+        self._remove(former)
+
+    def _former(self) -> list[Path]:
+        try:
+            return [each for each in (self._place / PINS).iterdir() if each.is_dir()]
+        except OSError:
+            return []
+
+    def _remove(self, former: list[Path]) -> None:
+        for each in former:
+            self._thread.run(lambda each=each: remove_pinned(each))  # type: ignore[misc]
+
+    def _refuse(self, why: str) -> None:
+        if self._former():
+            # Better than nothing, and nobody could put them back.
+            why = f"{why}; what an earlier daemon probed is read on"
+        self._state = replace(self._state, state="refused", reason=why)
+        self._speakers.give_up()
+        if self._mapped is not None:
+            self._off(self._mapped.fileno())
+            self._mapped.close()
+            self._mapped = None
+        logger.info("inside TLS: not read: %s", why)
+
+    def _end_compilation(self) -> None:
+        if self._compilation is not None:
+            self._off(self._compiling)
+            self._compilation.close()
+            self._compilation = None
+
+    def close(self, *, keep: bool) -> None:
+        """Give everything back; *keep*: probes stay where they are, for whoever comes next.
+
+        A thread that hangs keeps what it uses until this process ends.
+        """
+        if self._poller.closed:
+            return
+        self._end_compilation()
+        has_ended = self._thread.close(_PATIENCE_S)
+        if self._finder is not None and has_ended:
+            if keep:
+                self._finder.attached.keep()
+            else:
+                self._finder.attached.close()
+        elif self._finder is not None and not keep:
+            for each in self._former():
+                with contextlib.suppress(KernelError):
+                    remove_pinned(each)
+        if self._mapped is not None:
+            self._mapped.close()
+        if self._programs is not None and has_ended:
+            self._programs.close()
+        self._poller.close()
+
+    # --- The loop -----------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there is something for :meth:`step`."""
+        return self._poller.fileno()
+
+    def step(self) -> None:
+        """Go on with whatever is ready; does not block."""
+        for fd, _ in self._poller.poll(0):
+            if fd in self._handlers:
+                self._handlers[fd]()
+        # perf tells each look at its descriptor apart, also those of a poller at another poller's:
+        # whoever called this may have been told what is not told here again.
+        if self._mapped is not None:
+            self._read_mapped()
+        if self._compilation is not None and time.monotonic() > self._compilation.deadline_s:
+            self._compiled()
+
+    def tick(self) -> None:
+        """Do what is due every few seconds."""
+        now_s = time.monotonic()
+        if self._mapped is not None:
+            self._read_mapped()
+        self._speakers.waiting.tell_overdue(now_s)
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + _UPKEEP_S
+        if self._compilation is not None:
+            self.step()
+        self._speakers.see_who_is_gone()
+        if self._is_upkept and self._state.state == "on":
+            self._is_upkept = False
+            self._thread.run(self._keep_up, self._kept_up, failed=self._keep_up_failed)
+
+    def _on(self, fd: int, action: Callable[[], None]) -> None:
+        self._handlers[fd] = action
+        self._poller.register(fd, select.EPOLLIN)
+
+    def _off(self, fd: int) -> None:
+        # Whoever has closed it has taken it out of the poller as well.
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self._poller.unregister(fd)
+
+    def _read_mapped(self) -> None:
+        assert self._mapped is not None
+        mapped = self._mapped.read(_AT_ONCE)
+        self._speakers.see(mapped={each.pid for each in mapped}, ended=self._mapped.ended())
+
+    def _keep_up(self) -> tuple[ProbedLibrary, ...]:
+        finder = self._finder
+        assert finder is not None
+        try:
+            self._wall.plain.sweep(lambda pid: os.path.exists(f"/proc/{pid}"))
+        except KernelError as err:
+            logger.warning("inside TLS: connections of ended processes not forgotten: %s", err)
+        finder.attached.expire(time.monotonic())
+        finder.attached.close_some(_CLOSED_AT_ONCE)
+        return probed_libraries(finder.attached, self._clock_offset_ns)
+
+    def _kept_up(self, libraries: tuple[ProbedLibrary, ...]) -> None:
+        assert self._finder is not None
+        self._is_upkept = True
+        self._state = replace(
+            self._state,
+            libraries=libraries,
+            over_limit=self._finder.attached.refused_limit,
+            unreadable=self._finder.unreadable,
+        )
+
+    def _keep_up_failed(self) -> None:
+        self._is_upkept = True
+
+    # --- Sandboxes and processes ----------------------------------------------------------------
+
+    def admit(self, key: SandboxKey, pids: Iterable[int]) -> None:
+        """Look at the processes of a sandbox that is behind the wall now."""
+        self._speakers.admit(key, pids)
+
+    def release(self, key: SandboxKey) -> None:
+        """Forget a sandbox."""
+        self._speakers.release(key)
+
+    def hello(self, hello: HelloSeen, process: Process | None) -> None:
+        """Take a ClientHello that left a sandbox; it is told with what is found of its process.
+
+        At once where it is read, so that a match that follows can say whom it was said to; else
+        when its process has been looked at, or a few seconds later if that takes longer.
+        """
+        self._speakers.hello(hello, process)
+
+    # --- What is said of it ---------------------------------------------------------------------
+
+    def state(self) -> InsideState:
+        """Return how it stands."""
+        state = self._state
+        hangs_s = self._thread.busy_s()
+        if state.state == "on" and hangs_s >= _HANGS_S:
+            why = f"a file or process of a sandbox has kept the search waiting for {hangs_s:.0f} s"
+            state = replace(state, reason=f"nothing new is read: {why}")
+        with contextlib.suppress(KernelError):
+            state = with_counts(state, self._wall.plain.counts())
+        return state
+
+    def readings(self, key: SandboxKey) -> SandboxReadings | None:
+        """Return whose text is read in a sandbox; None: nobody has spoken or mapped anything."""
+        return self._speakers.readings.describe(key)
+
+
+def _untold(_hello: HelloSeen, _process: Process | None, _reading: TlsReading | None) -> None:
+    pass

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is in the sandboxes and may speak TLS: who is looked at when, and what is told of a hello."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+
+from agentwall.daemon.hellos import WaitingHellos
+from agentwall.daemon.looks import Looks
+from agentwall.daemon.probed import reading_of_session
+from agentwall.daemon.readings import Readings
+from agentwall.flow.record import Process, SandboxKey
+from agentwall.flow.tls import HelloSeen, TlsReading, Unread
+from agentwall.probes.finding import Look
+
+MOST_ADMITTED = 1024
+"""Processes of a sandbox that are looked at when it is admitted; others when they speak TLS."""
+_OFF = TlsReading(library=None, path=None, unread=Unread.OFF)
+_UNSEEN = TlsReading(library=None, path=None, unread=Unread.UNREADABLE)
+
+Told = Callable[[HelloSeen, Process | None, TlsReading | None], None]
+"""Takes a hello with what is known of its process."""
+
+
+class Speakers:
+    """The sandboxes that are behind the wall, and those of their processes that are of interest.
+
+    Until :meth:`begin` there is nothing to look with, and it is remembered who is to be looked at.
+    """
+
+    def __init__(self, sandbox_of: Callable[[int], SandboxKey | None], tell: Told) -> None:
+        """Begin with none.
+
+        Args:
+            sandbox_of: In which sandbox a process is; None: in none.
+            tell: Called with each hello, once.
+        """
+        self._sandbox_of = sandbox_of
+        self._tell = tell
+        self.readings = Readings()
+        self.waiting = WaitingHellos()
+        self._looks: Looks | None = None
+        # A process in whose root the sandbox's libraries were looked for; 0: there is none yet.
+        self._sandboxes: dict[SandboxKey, int] = {}
+        self._early: dict[SandboxKey, dict[int, None]] | None = {}
+
+    def begin(self, looks: Looks) -> None:
+        """Look at whoever was to be, and from now on at once."""
+        early, self._early = self._early or {}, None
+        self._looks = looks
+        for key, pids in early.items():
+            for pid in pids:
+                looks.look_once(key, pid, self._noted)
+        for key, pid in self._sandboxes.items():
+            if pid:
+                looks.prepare(key, pid, lambda key=key: key in self._sandboxes)  # type: ignore[misc]
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether what is installed somewhere is still being probed."""
+        return self._looks is not None and self._looks.is_preparing
+
+    def give_up(self) -> None:
+        """Look at nobody."""
+        self._early = None
+
+    def admit(self, key: SandboxKey, pids: Iterable[int]) -> None:
+        """Look at the processes of a sandbox."""
+        found = list(pids)[:MOST_ADMITTED]
+        self._sandboxes.setdefault(key, 0)
+        for pid in found:
+            self._see(key, pid)
+
+    def release(self, key: SandboxKey) -> None:
+        """Forget a sandbox."""
+        self._sandboxes.pop(key, None)
+        if self._early is not None:
+            self._early.pop(key, None)
+        self.readings.forget(key)
+        if self._looks is not None:
+            self._looks.release(key)
+
+    def see(self, *, mapped: Collection[int], ended: Iterable[int]) -> None:
+        """Take which processes have mapped a library, and which have ended."""
+        for pid in mapped:
+            key = self._sandbox_of(pid)
+            # Of a sandbox that is not admitted yet the processes are looked at when it is.
+            if key is not None and key in self._sandboxes:
+                self._see(key, pid)
+        self._drop(self.readings.ended(ended))
+
+    def see_who_is_gone(self) -> None:
+        """Forget processes whose end nobody told."""
+        self._drop(self.readings.gone())
+
+    def _see(self, key: SandboxKey, pid: int) -> None:
+        is_first = not self._sandboxes[key]
+        if is_first:
+            self._sandboxes[key] = pid
+        if self._looks is not None:
+            self._looks.look_once(key, pid, self._noted)
+            if is_first:
+                self._looks.prepare(key, pid, lambda: key in self._sandboxes)
+        elif self._early is not None:
+            early = self._early.setdefault(key, {})
+            if len(early) < MOST_ADMITTED:
+                early[pid] = None
+
+    def _drop(self, ended: list[tuple[SandboxKey, list[int]]]) -> None:
+        if self._looks is not None:
+            self._looks.drop(ended)
+
+    def _noted(self, key: SandboxKey, look: Look) -> None:
+        # Who maps no library and has said nothing is of no interest yet.
+        if key in self._sandboxes and (look.is_user or look.reading.path is not None):
+            self._note(key, look)
+
+    def _note(self, key: SandboxKey, look: Look) -> None:
+        before = self.readings.note(key, look)
+        if before is not None:
+            self._drop([(before, [look.pid])])
+
+    def hello(self, hello: HelloSeen, process: Process | None) -> None:
+        """Take a ClientHello: it is told once, at once where it is read, and is counted."""
+        key, pid = hello.attempt.sandbox, hello.attempt.task.pid
+        known = self.readings.of(key, pid)
+        is_known = known is not None and known.library is hello.library
+        if hello.library is not None:
+            path = known.path if known is not None and is_known else None
+            self._tell(hello, process, TlsReading(library=hello.library, path=path, unread=None))
+        looks = self._looks
+        if looks is not None and not is_known and key in self._sandboxes and not looks.is_busy:
+            self._look(looks, hello, process, known)
+            return
+        if key in self._sandboxes:
+            self.readings.count(key, pid, hello.is_joined)
+        if hello.library is None:
+            self._tell(hello, process, known or (_OFF if looks is None else _UNSEEN))
+
+    def _look(
+        self, looks: Looks, hello: HelloSeen, process: Process | None, known: TlsReading | None
+    ) -> None:
+        """Look at who said *hello*, and then tell it unless that was done."""
+        number = None
+        if hello.library is None:
+            number = self.waiting.add(
+                lambda reading: self._tell(hello, process, reading or known or _UNSEEN)
+            )
+
+        def found(key: SandboxKey, look: Look) -> None:
+            reading = reading_of_session(look.reading, hello)
+            if key in self._sandboxes:
+                self._note(key, replace(look, reading=reading))
+                self.readings.count(key, look.pid, hello.is_joined)
+            if number is not None:
+                self.waiting.tell(number, reading)
+
+        looks.look(hello.attempt.sandbox, hello.attempt.task.pid, found)
