@@ -28,6 +28,8 @@ from bench.searches import Compiled, Sought, compile_sought, compiled_table, gen
 from bench.startup import measure_startup, startup_table
 from bench.tables import Table, as_markdown, as_text
 from bench.throughput import measure_throughput
+from bench.tls import measure_tls
+from bench.tls import missing as missing_inside_tls
 from bench.toolchain import Built, build
 from bench.variants import (
     OTHER_CPU,
@@ -48,12 +50,14 @@ _STATISTICS_ROUNDS = 9
 _COMPILE_ROUNDS = 3
 _STARTUP_ROUNDS = 11
 _CAPTURE_ROUNDS = 9
+_TLS_ROUNDS = 9
 
 
 def main() -> int:
     """Measure and print; return the exit code."""
     options = _parse_options()
     missing = [name for name in _NEEDED if shutil.which(name) is None]
+    missing += [name for name in missing_inside_tls() if name not in missing]
     missing += captures.missing_tools() if options.captures else []
     if os.geteuid() != 0 or missing or (os.cpu_count() or 1) < 2:
         wanted = "expected root, two processors and " + ", ".join(_NEEDED)
@@ -65,6 +69,7 @@ def main() -> int:
     os.sched_setaffinity(0, {OTHER_CPU})
     facts = [f"date: {datetime.now(UTC):%Y-%m-%d}", *describe_machine()]
     with tempfile.TemporaryDirectory(prefix="agentwall-bench-") as directory:
+        Path(directory).chmod(0o755)
         tables, remarks = _measure(build(Path("build/bench")), Path(directory), options)
     print("\n".join([*facts, "", *map(as_text, tables), *remarks]))
     if options.markdown:
@@ -192,6 +197,7 @@ def _measure(
         events_table(events),
         report.programs_table(costs),
         report_inspection.inspected_programs_table(costs),
+        *measure_tls(scratch / "tls", min(rounds, _TLS_ROUNDS), options.seconds, _progress),
         *measure_daemon(probe, scratch, _progress),
     ]
     if options.captures:
@@ -204,7 +210,7 @@ _INTRODUCTION = """# What agentwall costs
 
 Written by `python -m bench --captures DIRECTORY --markdown docs/benchmarks.md` (`make bench` prints
 the same without the captures; `python -m bench.captures DIRECTORY` measures them alone, and
-`python -m bench.daemon --long` the daemon, for longer). All
+`python -m bench.daemon --long` the daemon, for longer, `python -m bench.tls` inside TLS). All
 figures come from one run on the machine named here. Only one variant is in force at a time;
 ratios compare samples of one round, milliseconds apart, and the order of the variants rotates from
 round to round. The probe is one thread, pinned, and its listener lies outside the sandbox. The

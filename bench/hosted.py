@@ -107,14 +107,20 @@ class Hosted:
 
 
 @contextmanager
-def hosted(directory: Path) -> Iterator[Hosted]:
-    """Make a daemon's ground, *directory* included, and start none; nothing is left at the end."""
+def hosted(directory: Path, *, tls: str = "auto") -> Iterator[Hosted]:
+    """Make a daemon's ground, *directory* included, and start none; nothing is left at the end.
+
+    Args:
+        directory: Is made.
+        tls: Its ``tls.inspect``.
+    """
     (directory / "policies").mkdir(parents=True)
     scope = own_cgroup() / f"agentwall-bench-{os.getpid()}-{directory.name}"
     scope.mkdir()
     host = Hosted(directory, scope)
     (directory / "agentwall.yaml").write_text(
         f"version: 1\npolicies: {directory / 'policies'}\nstate: {host.state}\nwatch: false\n"
+        f"tls: {{inspect: '{tls}'}}\n"
         f"control: {{socket: {host.socket}}}\nlog: {{path: {directory / 'events.jsonl'}}}\n"
         f"scopes: [{{cgroup: {host.scope_path}, kind: shared, include: ['/**/sandbox-*']}}]\n"
     )

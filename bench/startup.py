@@ -18,7 +18,8 @@ from bench.ratios import Spread, paired_ratio, rotated, spread
 from bench.tables import Table
 
 WITHOUT = "run, nothing looked for"
-SHIPPED = "run, shipped signatures"
+SHIPPED = "run, shipped signatures, --tls off"
+INSIDE = "run, shipped signatures, inside TLS too"
 _PYTHON = "agentwall --version"
 _OFF = "detect: {mining: off, tunnel: off, p2p: off}\n"
 _LONG_ENOUGH = "0.5"
@@ -51,7 +52,7 @@ def measure_startup(
     on = write_policy(scratch / "on")
     off = write_policy(scratch / "off")
     off.write_text(off.read_text() + _OFF)
-    policies = {WITHOUT: off, SHIPPED: on}
+    policies = {WITHOUT: off, SHIPPED: on, INSIDE: on}
     numbers = count()
 
     def command(name: str, *sandboxed: str) -> list[str]:
@@ -59,6 +60,7 @@ def measure_startup(
             return [*_BASE, "--version"]
         events = scratch / f"{next(numbers)}.jsonl"
         options = ["--policy", policies[name], "--events", events, "--quiet"]
+        options += ["--tls", "require" if name == INSIDE else "off"]
         return [*_BASE, "run", *map(str, options), "--", *sandboxed]
 
     names = [_PYTHON, *policies]
@@ -109,7 +111,8 @@ def startup_table(started: Mapping[str, Started]) -> Table:
     return Table(
         title="Starting a run",
         note="`agentwall run -- true` with the wall's programs loaded and verified each time, and "
-        "its automaton from the cache; the first time it is compiled. 'processor' is user and "
+        "its automaton from the cache; the first time it is compiled. 'inside TLS too' has probes "
+        "compiled in a child, which ends before the command begins. 'processor' is user and "
         "system time of it and its children, and the ratio is of that. 'start to end' holds "
         "waiting for other sandboxes that start or end meanwhile. 'peak' is the most that the "
         f"process of agentwall ever held resident. Medians of {rounds} and quartiles; each is a "

@@ -6,8 +6,8 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from agentwall.detect.judging import masks_of
 from agentwall.detect.packing import pack_table
 from agentwall.flow.record import SandboxKey
 from agentwall.host.netns import netns_cookie
+from agentwall.kernel.abi import Plain
 from agentwall.kernel.counters import Counters
 from agentwall.kernel.maps import SandboxSettings
 from agentwall.kernel.wall import Wall
@@ -46,6 +47,10 @@ class Agentwall:
     """The probe, where the sandbox has to resolve the permitted name before it is measured."""
     sought: Sought | None = None
     """What is looked for in flows; None: nothing."""
+    inside: Plain = Plain.ALL
+    """Whether it is looked for inside TLS too, where the libraries are probed."""
+    around: Callable[[Wall], AbstractContextManager[None]] = lambda _: nullcontext()
+    """What else there is as long as the wall is loaded."""
     tables: RuleTables = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +82,7 @@ class Agentwall:
         settings = ground.call(self.settings)
         # As a run has it: in a network namespace of its own refused questions are answered.
         settings = replace(settings, belt=settings.dns is not None)
-        with make_cgroup() as cgroup, Wall.load() as wall, _reading(wall):
+        with make_cgroup() as cgroup, Wall.load() as wall, self.around(wall), _reading(wall):
             wall.apply(GENERATION, self.tables)
             settings = self._inspected(wall, settings)
             place = Place(ground, cgroup, lambda: self._measured(wall, place, settings))
@@ -91,6 +96,7 @@ class Agentwall:
             table=pack_table(self.sought.automaton, self.sought.signatures),
             masks=masks_of(self.policy, self.tables, self.sought.signatures),
             depth_bytes=self.policy.detect.depth_bytes,
+            inside=self.inside,
         )
         return replace(settings, inspection=begin_search(wall, search, GENERATION))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.startup import SHIPPED, WITHOUT, Started, measure_startup, startup_table
+from bench.startup import INSIDE, SHIPPED, WITHOUT, Started, measure_startup, startup_table
 
 
 @pytest.mark.kernel
@@ -13,7 +13,7 @@ def test_runs_are_measured(tmp_path):
     """Each command ends well, takes time, and its own process holds memory."""
     started = measure_startup(tmp_path / "startup", 1, lambda _: None)
 
-    assert list(started)[1:] == [WITHOUT, SHIPPED]
+    assert list(started)[1:] == [WITHOUT, SHIPPED, INSIDE]
     for one in started.values():
         assert one.seconds[0] > 0
         assert one.processor[0] > 0
