@@ -14,6 +14,7 @@ import tomllib
 import kubernetes_validate
 import pytest
 import yaml
+from rig.bcc_trial import SCRIPT
 from rig.cli import agentwall, environment
 from rig.tree import ROOT
 from rig.unit import accept_its_terms, directives, with_its_capabilities
@@ -125,6 +126,36 @@ def test_service_rights_suffice():
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.kernel
+def test_service_can_read_inside_tls():
+    """What bcc makes is no writable code, and the unit's rights suffice for probes, too."""
+    if os.geteuid() != 0 or shutil.which("capsh") is None:
+        pytest.skip("needs root and capsh")
+    done = subprocess.run(
+        with_its_capabilities(sys.executable, "-c", SCRIPT),
+        env=environment(),
+        preexec_fn=accept_its_terms,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_service_may_open_perf_events():
+    """Neither the filter of system calls nor the capabilities keep probes from being attached."""
+    found = directives("agentwall.service")
+    refused = " ".join(found["SystemCallFilter"])
+    kept = " ".join(found["CapabilityBoundingSet"]).split()
+
+    assert refused.startswith("~")
+    assert "@debug" not in refused
+    assert "perf_event_open" not in refused
+    # PERFMON opens them, SYS_PTRACE and SYS_ADMIN follow /proc/PID/root and map_files.
+    assert {"CAP_PERFMON", "CAP_BPF", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"} <= set(kept)
 
 
 def test_default_configuration():

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rig.bcc_trial import SCRIPT
 from rig.cgroup import in_cgroup, temp_cgroup
 from rig.containers import IMAGE, Container, Engine, podman_engine, spelled
 from rig.debian_root import write_debian_root
@@ -26,6 +27,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 # What dpkg runs, and what the package says that it depends on: whatever else it needs is an error.
 BASE = ("base-files", "dpkg", "dash", "coreutils", "debianutils", "diffutils", "findutils", "grep")
 DEPENDENCIES = ("python3", "libbpf1", "libc6", "libc-bin", "libgcc-s1", "libstdc++6", "sed")
+# What it recommends, and deploy/Containerfile wants.
+RECOMMENDED = ("python3-bpfcc",)
 # As deploy/kubernetes/daemonset.yaml says.
 AS_THE_POD = ("--privileged", "--pid", "host", "--cgroupns", "host", "--read-only")
 
@@ -50,7 +53,7 @@ def built(engine, tmp_path_factory) -> str:
         pytest.skip(str(err))
     base = context / "base.tar"
     work = tmp_path_factory.mktemp("root")
-    write_debian_root(base, work, *BASE, *DEPENDENCIES)
+    write_debian_root(base, work, *BASE, *DEPENDENCIES, *RECOMMENDED)
     engine.call("import", str(base), "localhost/agentwall-base:1")
     base.unlink()
     file = str(ROOT / "deploy/Containerfile")
@@ -106,10 +109,12 @@ def test_runs_where_the_pod_runs(container):
     policy = container.run(
         "sh", "-c", "agentwall policy check $(dpkg -L agentwall | grep deny.yaml)"
     )
+    trial = container.run("/usr/lib/agentwall/bin/python3", "-I", "-c", SCRIPT)
     own = container.run("cat", "/proc/1/cgroup")
 
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     assert policy.returncode == 0, policy.stdout + policy.stderr
+    assert (trial.returncode, trial.stdout) == (0, "[]\n"), trial.stderr
     # Paths are the host's, and so is process 1.
     assert own.stdout == Path("/proc/1/cgroup").read_text()
 

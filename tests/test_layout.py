@@ -13,6 +13,7 @@ from rig.tree import ROOT, files_of, plant
 # Modules whose behaviour is tested elsewhere, with where.
 TESTED_ELSEWHERE = {
     "__main__.py": "tests/cli/test_main.py runs python -m agentwall",
+    "probes/compile_child.py": "as its parent sees it: tests/probes/test_compiling.py",
     "policy/document.py": "the keys as users see them: tests/policy/test_load.py, test_schema.py",
     "policy/detect_document.py": "each key and wrong value: tests/policy/test_detect_merge.py",
     "policy/source.py": "each kind of broken YAML by its message: tests/policy/test_load.py",

@@ -54,13 +54,18 @@ def run_installed(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_wheel_contents(wheel):
-    """It carries the BPF object as built, the shipped policies and the licences, and no tests."""
+    """It carries the BPF object as built, what bcc compiles, the policies and the licences."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         carried = archive.read("agentwall/_bpf/agentwall.bpf.o")
+        probes = archive.read("agentwall/_bpf/probes/tls.c")
 
     policies = [path.relative_to(ROOT / "policies") for path in (ROOT / "policies").rglob("*.yaml")]
     assert carried == (ROOT / "agentwall/_bpf/agentwall.bpf.o").read_bytes()
+    assert probes == (ROOT / "bpf/probes/tls.c").read_bytes()
+    headers = [path.relative_to(ROOT / "bpf") for path in (ROOT / "bpf/probes").rglob("*.h")]
+    assert {"agentwall/_bpf/probes/plain.h", "agentwall/probes/compile_child.py"} <= names
+    assert {f"agentwall/_bpf/{path}" for path in headers} <= names
     assert policies
     assert {f"agentwall/_policies/{path}" for path in policies} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

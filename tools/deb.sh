@@ -120,6 +120,7 @@ write_control() {
 	Maintainer: agentwall <root@localhost>
 	Installed-Size: $(du -sk --exclude DEBIAN "$tree" | cut -f1)
 	Depends: python3 (>= $abi~), python3 (<< $next~), libbpf1, libc6 (>= 2.28), libgcc-s1, libstdc++6
+	Recommends: python3-bpfcc
 	Suggests: podman, docker.io, runc
 	Section: net
 	Priority: optional

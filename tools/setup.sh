@@ -4,7 +4,8 @@
 # what is missing; is quick and silent when nothing is.
 #   setup.sh packages SET...   Debian packages of these sets of tools/packages.txt
 #   setup.sh venv              .venv with agentwall in editable mode and its test extra
-#   setup.sh clients           build/clients with the npm packages of tests/clients/package.json
+#   setup.sh clients           build/clients with the npm packages of tests/clients/package.json, and
+#                              Debian's node
 #   setup.sh as-root CMD...    CMD as root, through sudo where need be
 # With AGENTWALL_NO_INSTALL=1 it names what is missing and stops with exit code 1.
 set -euo pipefail
@@ -110,6 +111,20 @@ venv() {
 	echo "$key" >"$stamp"
 }
 
+# Debian's own Node, which links the system's OpenSSL, beside whatever node the machine has: unpacked, not
+# installed. Where node is Debian's there is nothing to do.
+debian_node() {
+	local library version at=build/clients/debian-node
+	ldd "$(command -v node)" 2>/dev/null | grep -q 'libssl\.so' && return
+	library=$(apt-cache pkgnames libnode 2>/dev/null | grep -xE 'libnode[0-9]+' | sort -V | tail -n 1) || true
+	version=$(apt-cache show "${library:-none}" 2>/dev/null | sed -n 's/^Version: //p' | head -n 1) || true
+	rm -rf "$at" && mkdir -p "$at"
+	(cd "$at" && apt-get download -q "$library" "nodejs=$version" node-acorn node-cjs-module-lexer \
+		node-undici >/dev/null 2>&1 && for each in *.deb; do dpkg-deb -x "$each" . && rm "$each"; done) && return
+	rm -rf "$at"
+	say "Debian's node was not fetched: tests of it will be skipped" >&2
+}
+
 # Real clients for tests. npm comes from Debian only where there is none: another one, such as that of
 # node's own packages, would be in its way. No script of a package is run. Where nothing can be fetched
 # the tests of these clients are skipped and say so.
@@ -121,7 +136,7 @@ clients() {
 	say "installing into build/clients with npm: what tests/clients/package.json names"
 	mkdir -p build/clients && cp tests/clients/package.json "$stamp"
 	(cd build/clients && npm install --ignore-scripts --no-audit --no-fund --no-package-lock \
-		--loglevel=error) && return
+		--loglevel=error) && { debian_node; return; }
 	rm -f "$stamp"
 	say "npm fetched nothing: tests of real clients will be skipped" >&2
 }

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds to the wheel what lies outside the Python package: the BPF object and the policies.
+"""Adds to the wheel what lies outside the Python package: the BPF object, the sources
+that bcc compiles on the host, and the policies.
 
-Only to a wheel: an editable installation finds both in the tree, where they may still change.
+Only to a wheel: an editable installation finds them in the tree, where they may still change.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 OBJECT = "agentwall/_bpf/agentwall.bpf.o"
+PROBES = "agentwall/_bpf/probes"
 POLICIES = "policies"
 
 
@@ -22,6 +24,11 @@ class WheelContents(BuildHookInterface):  # type: ignore[type-arg]  # generic in
         """Add the files when a wheel is built, ``version`` being ``standard``."""
         if version != "standard":
             return
-        if not Path(self.root, OBJECT).is_file():
-            raise FileNotFoundError(f"{OBJECT}: not built, run make bpf first")
-        build_data["force_include"] |= {OBJECT: OBJECT, POLICIES: "agentwall/_policies"}
+        for name in (OBJECT, f"{PROBES}/tls.c"):
+            if not Path(self.root, name).is_file():
+                raise FileNotFoundError(f"{name}: not built, run make bpf first")
+        build_data["force_include"] |= {
+            OBJECT: OBJECT,
+            PROBES: PROBES,
+            POLICIES: "agentwall/_policies",
+        }
