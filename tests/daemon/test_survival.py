@@ -137,7 +137,9 @@ def test_killed_while_it_switches_and_admits(daemon, doors):
     assert switches > 0
     assert admissions == {"adopted"}
     assert status["mode_overrides"] == 1
-    assert status["checks"]["problems"] == []
+    # The last of them may have been attached and not activated yet: the next daemon's first work.
+    late = f"taking over: work-late-{KILLS - 1}: aw_sandbox_id: "
+    assert [each for each in status["checks"]["problems"] if not each.startswith(late)] == []
 
 
 def test_killed_while_it_starts(daemon, doors):
