@@ -270,16 +270,13 @@ class Inside:
             self._compiled()
 
     def tick(self) -> None:
-        """Do what is due every few seconds."""
+        """:meth:`step`, and do what is due every few seconds."""
+        self.step()
         now_s = time.monotonic()
-        if self._mapped is not None:
-            self._read_mapped()
         self._speakers.waiting.tell_overdue(now_s)
         if now_s < self._next_s:
             return
         self._next_s = now_s + _UPKEEP_S
-        if self._compilation is not None:
-            self.step()
         self._speakers.see_who_is_gone()
         if self._is_upkept and self._state.state == "on":
             self._is_upkept = False

@@ -191,7 +191,6 @@ class Session:
     def _pump(self) -> None:
         self._drain()
         if self._inside is not None:
-            self._inside.step()
             self._inside.tick()
         now_s = time.monotonic()
         if now_s >= self._next_check_s:
@@ -216,6 +215,12 @@ class Session:
     def _drain(self) -> bool:
         """Take the events that are there; say whether there were any."""
         excerpts = self._take_excerpts()
+        any_attempts = self._drain_attempts()
+        if excerpts:
+            self._handle(ExcerptsSeen(excerpts=tuple(excerpts)))
+        return any_attempts or bool(excerpts)
+
+    def _drain_attempts(self) -> bool:
         try:
             attempts = self._enclosure.wall.attempts()
         except EventDecodeError as err:
@@ -223,9 +228,7 @@ class Session:
             return True
         for attempt in attempts:
             self._handle(AttemptSeen(attempt=attempt, process=self._processes.read(attempt.task)))
-        if excerpts:
-            self._handle(ExcerptsSeen(excerpts=tuple(excerpts)))
-        return bool(attempts or excerpts)
+        return bool(attempts)
 
     def _take_excerpts(self) -> list[tuple[Excerpt, Process | None]]:
         """Return what the decoders are to see, after the matches; hellos are passed on at once.
