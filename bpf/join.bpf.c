@@ -3,6 +3,7 @@
 #include <bpf/bpf_core_read.h>
 
 #include "join.bpf.h"
+#include "plain.bpf.h"
 #include "record.bpf.h"
 
 #define AW_HELLO_HEAD	   6 /* octets: the record's header, and the type of a handshake message */
@@ -97,9 +98,7 @@ static __always_inline __u8 aw_find_connection(struct aw_socket *socket, struct 
 					       bool is_hello)
 {
 	struct aw_plain_connection *connection;
-	struct aw_plain_counters *counters;
 	struct aw_plain_key key = {};
-	__u32 zero = 0;
 	__u8 act = 0;
 
 	connection = aw_last_asked(c, &key, &act);
@@ -111,11 +110,8 @@ static __always_inline __u8 aw_find_connection(struct aw_socket *socket, struct 
 			return 0;
 		aw_begin_session(connection);
 	}
-	if (!connection->cookie) {
-		counters = bpf_map_lookup_elem(&aw_plain_counters, &zero);
-		if (counters)
-			counters->joined++;
-	}
+	if (!connection->cookie)
+		AW_PLAIN_COUNT(joined, 1);
 	aw_tie(connection, socket, c, &key);
 	return connection->library;
 }

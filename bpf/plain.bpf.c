@@ -15,7 +15,7 @@
 #define AW_PLAIN_STOPS	24 /* matches of one call; what is behind them is not read */
 #define AW_PLAIN_PIECES 17 /* of AW_MESSAGE_LEN octets, and the end of what a match has broken */
 
-/* Returns the index of a struct aw_plain_work that is ours until aw_release_plain(), or AW_NO_WORK. */
+/* Returns the index of a struct aw_plain_work that is ours until aw_release_plain(), or of none. */
 static __always_inline __u32 aw_claim_plain(void)
 {
 	__u32 first = bpf_get_smp_processor_id() * AW_PLAIN_TRIES / 2, one = 1;
@@ -280,7 +280,6 @@ int aw_plain(void *ctx)
 		AW_PLAIN_COUNT(lost, 1);
 		return 0;
 	}
-	connection->seen_ns = call->since_ns;
 	if (call->act == AW_PLAIN_SHAKE)
 		return 0;
 	way = call->act == AW_PLAIN_SAY ? AW_WAY_OUT : AW_WAY_IN;

@@ -22,7 +22,6 @@ struct aw_plain_connection {
 	__u64 sandbox;
 	__u64 cookie; /* of the socket; 0: which flow it is, is not known */
 	__u64 name; /* of the flow, as in struct aw_event; and so on */
-	__u64 seen_ns; /* last call, CLOCK_BOOTTIME */
 	__u64 reported; /* as in struct aw_scan; and so on */
 	__u64 judged;
 	__u64 excepted; /* groups that do not count behind the rule of the flow */
