@@ -7,8 +7,19 @@ import os
 
 import pytest
 
+from agentwall.daemon.leftovers import clear_leftover, find_leftovers
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked ``kernel`` for a user who may not load programs."""
     if item.get_closest_marker("kernel") and os.geteuid() != 0:
         pytest.skip("needs root: loads BPF programs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_leftovers() -> None:
+    """Clear what runs of an earlier session that was killed have left: ``run`` would speak of it."""
+    if os.geteuid() == 0:
+        for leftover in find_leftovers():
+            if not leftover.pids:
+                clear_leftover(leftover)

@@ -57,8 +57,12 @@ def mount_bpffs(point: Path = BPFFS) -> Path:
 
 
 def is_mounted(point: Path = BPFFS) -> bool:
-    """Say whether a bpffs is mounted at *point*."""
-    return point in {mount.point for mount in read_mounts("bpf")}
+    """Say whether *point* is a bpffs: one that another mount hides does not count."""
+    try:
+        device = point.stat().st_dev
+    except OSError:
+        return False
+    return (point, device) in {(mount.point, mount.device) for mount in read_mounts("bpf")}
 
 
 def unmount_bpffs(point: Path = BPFFS) -> bool:

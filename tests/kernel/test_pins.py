@@ -2,6 +2,7 @@
 """Pins live on a bpffs of agentwall's own that only root may enter, and can all be cleared."""
 
 import stat
+import subprocess
 
 import pytest
 from rig import temp_cgroup
@@ -36,6 +37,22 @@ def test_mount(point):
     assert stat.S_IMODE(point.stat().st_mode) & 0o777 == 0o700
     assert pins.is_mounted(point)
     assert [m.point for m in pins.read_mounts("bpf")].count(point) == 1
+
+
+def test_hidden_mount(point):
+    """Where another file system lies over our mount, as in a namespace of its own, ours is not it."""
+    pins.mount_bpffs(point)
+    subprocess.run(["mount", "-t", "tmpfs", "test", point.parent], check=True)
+    try:
+        hidden = pins.is_mounted(point)
+        pins.mount_bpffs(point)
+        mounted_anew = pins.is_mounted(point)
+        assert pins.unmount_bpffs(point)
+    finally:
+        subprocess.run(["umount", "--recursive", point.parent], check=True)
+
+    assert (hidden, mounted_anew) == (False, True)
+    assert pins.is_mounted(point)
 
 
 def test_bpffs_that_others_may_enter(point):
