@@ -75,6 +75,7 @@ static __always_inline int aw_decide(struct bpf_sock_addr *ctx, const struct aw_
 		aw_observe_out(sandbox, aw_kept_name(socket, c), c);
 	else
 		aw_judge_out(ctx, sandbox, aw_kept_name(socket, c), c);
+	aw_blur_case(c, ctx->user_port);
 	if (c->verdict == AW_VERDICT_DENY && c->protocol == IPPROTO_UDP && aw_has_called(ctx, c))
 		return AW_ACTION_ALLOW; /* egress accounts for it */
 	aw_note_contact(ctx, c);

@@ -119,6 +119,7 @@ static __always_inline int aw_judge_packet(struct __sk_buff *skb, const struct a
 		return aw_settle(c); /* reported when it was remembered */
 	}
 	aw_judge(skb, sandbox, socket, c);
+	aw_blur_case(c, skb->len);
 	if (c->verdict == AW_VERDICT_ALLOW)
 		return aw_conclude(skb, sandbox, socket, c);
 	if (aw_is_parting_rst(socket, c) || aw_judge_answer(skb, sandbox, socket, c))
@@ -174,6 +175,8 @@ AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 	c.mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, true, &c);
+	AW_BLUR(refused, skb->len);
+	aw_blur_case(&c, skb->len);
 	aw_adopt(socket, &c);
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
@@ -187,6 +190,7 @@ AW_GLOBAL int aw_judge_destination(struct __sk_buff *skb)
 	if (aw_is_forged(sandbox, &c) && c.mode != AW_MODE_OBSERVE)
 		return aw_refuse(skb, sandbox, socket, &c, AW_REASON_FORGED);
 	action = aw_judge_packet(skb, sandbox, socket, &c);
+	AW_BLUR(action, skb->len);
 	if (action == AW_ACTION_ALLOW && aw_has_content(socket, &c))
 		action |= c.terms << AW_CONTENT_SHIFT;
 	if (action & AW_ACTION_ALLOW &&

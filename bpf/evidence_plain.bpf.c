@@ -82,7 +82,7 @@ AW_GLOBAL int aw_take_plain(__u32 index)
 	struct aw_signatures *table;
 	struct aw_sandbox *sandbox;
 	__u64 groups, fresh, certain, dead = 0;
-	__u32 accept, yes = 1;
+	__u32 accept;
 	struct aw_case *c;
 
 	if (!work)
@@ -123,7 +123,7 @@ AW_GLOBAL int aw_take_plain(__u32 index)
 	}
 	if (action == AW_ACTION_DENY) {
 		connection->dead = 1;
-		bpf_map_update_elem(&aw_plain_dead, &dead, &yes, BPF_ANY);
+		aw_mark_dead(c->id, dead);
 	}
 	aw_tell_plain(c, connection, sandbox, work, table->generation);
 	return action;

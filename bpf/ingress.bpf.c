@@ -144,12 +144,15 @@ AW_GLOBAL int aw_judge_arrival(struct __sk_buff *skb)
 	c.mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c.socket_type = sk->type;
 	refused = aw_parse(skb, false, &c);
+	AW_BLUR(refused, skb->len);
+	aw_blur_case(&c, skb->len);
 	c.direction = AW_DIRECTION_IN;
 	aw_adopt(socket, &c);
 	if (refused)
 		return aw_refuse(skb, sandbox, socket, &c, refused);
 	aw_note_socket(socket, sk->state, &c);
 	action = aw_take_packet(skb, sandbox, socket, &c);
+	AW_BLUR(action, skb->len);
 	if (action == AW_ACTION_ALLOW &&
 	    aw_is_scan_due(skb, sandbox, socket, &c,
 			   c.protocol == IPPROTO_TCP ? socket->reason : c.reason, AW_WAY_IN))

@@ -60,7 +60,7 @@ static __always_inline void aw_begin_session(struct aw_plain_connection *connect
 	connection->position[0] = connection->position[1] = 0;
 	connection->settled[0] = connection->settled[1] = 0;
 	connection->handed[0] = connection->handed[1] = 0;
-	connection->hands_over = connection->dead = 0;
+	connection->hands_over = connection->dead = connection->has_sent = 0;
 }
 
 /* Kernel types, as far as they are needed here: offsets are those of the running kernel. */
@@ -161,8 +161,28 @@ static __always_inline void aw_tell_hello(struct __sk_buff *skb, struct aw_case 
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* Looks at a segment of a flow whose connection is not known. */
-static __always_inline void aw_look_at(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
+/*
+ * The thread at the processor has said something for which its connection is dead, and now sends a record
+ * of text on a flow that had no handshake: the session goes on there, after SSL_set_fd(3).
+ */
+static __always_inline bool aw_is_moved(const struct aw_socket *socket, const struct aw_case *c)
+{
+	struct aw_except_key rule = { .generation = socket->generation, .rule = socket->rule };
+	struct aw_plain_connection *connection;
+	struct aw_plain_key key = {};
+	__u8 act = 0;
+
+	connection = aw_last_asked(c, &key, &act);
+	return connection && connection->dead && act == AW_PLAIN_SAY &&
+	       key.process == socket->pid && !(socket->terms & AW_TERM_UNREAD >> AW_TERM_SHIFT) &&
+	       socket->reason != AW_REASON_LOOPBACK && !bpf_map_lookup_elem(&aw_excepts, &rule);
+}
+
+/*
+ * Looks at a segment of a flow whose connection is not known. Returns whether it is not to pass whatever
+ * is found.
+ */
+static __always_inline bool aw_look_at(struct __sk_buff *skb, const struct aw_sandbox *sandbox,
 				       struct aw_socket *socket, struct aw_case *c)
 {
 	__u8 head[AW_HELLO_HEAD];
@@ -171,18 +191,38 @@ static __always_inline void aw_look_at(struct __sk_buff *skb, const struct aw_sa
 
 	socket->spoken.tries++;
 	if (bpf_skb_load_bytes(skb, c->start, head, sizeof(head)) || !aw_is_record(head))
-		return;
+		return false;
 	is_hello = head[0] == AW_RECORD_HELLO && head[5] == AW_CLIENT_HELLO;
 	library = aw_find_connection(socket, c, is_hello);
 	if (is_hello && !socket->spoken.told) {
 		socket->spoken.told = 1;
 		aw_tell_hello(skb, c, sandbox, socket, library);
 	}
+	return !library && !socket->spoken.told && head[0] == AW_RECORD_TEXT &&
+	       aw_is_moved(socket, c);
 }
 
-/* The connection that the socket carries; 0 where it is none, or the library has freed it. */
-static __always_inline struct aw_plain_connection *aw_carried(struct aw_socket *socket,
-							      struct aw_case *c)
+/*
+ * Until then no call's text has left. A client's last word of the handshake may look like text, but OpenSSL
+ * sends it behind a record of another kind.
+ */
+static __always_inline void
+aw_note_sent(struct __sk_buff *skb, struct aw_plain_connection *connection, const struct aw_case *c)
+{
+	__u8 kind;
+
+	if (connection->has_sent)
+		return;
+	if (bpf_skb_load_bytes(skb, c->start, &kind, sizeof(kind)) || kind == AW_RECORD_TEXT)
+		connection->has_sent = 1;
+}
+
+/*
+ * The connection that the socket carries; 0 where it is none, or the library has freed it. One that has
+ * another flow by now tells in *is_dead whether it is dead: whose record another flow was taken for.
+ */
+static __always_inline struct aw_plain_connection *
+aw_carried(const struct aw_socket *socket, const struct aw_case *c, bool *is_dead)
 {
 	struct aw_plain_key key = { .sandbox = c->id,
 				    .connection = socket->spoken.connection,
@@ -192,7 +232,10 @@ static __always_inline struct aw_plain_connection *aw_carried(struct aw_socket *
 	if (!key.connection)
 		return 0;
 	connection = bpf_map_lookup_elem(&aw_plain_connections, &key);
-	return connection && connection->cookie == c->cookie ? connection : 0;
+	if (!connection || connection->cookie == c->cookie)
+		return connection;
+	*is_dead = connection->cookie && connection->dead;
+	return 0;
 }
 
 /* A process that has forked goes on with the connection at the same address, under its own id. */
@@ -203,10 +246,13 @@ static __always_inline void aw_follow_fork(struct aw_socket *socket, struct aw_c
 	__u8 act = 0;
 
 	connection = aw_last_asked(c, &key, &act);
-	if (!connection || connection->cookie || key.connection != socket->spoken.connection ||
-	    key.process == socket->spoken.process)
+	if (!connection || (connection->cookie && connection->cookie != c->cookie) ||
+	    key.connection != socket->spoken.connection || key.process == socket->spoken.process)
 		return;
 	aw_tie(connection, socket, c, &key);
+	/* What one of them has said holds for the flow. */
+	if (bpf_map_lookup_elem(&aw_plain_dead, &c->cookie))
+		connection->dead = 1;
 }
 
 /*
@@ -225,15 +271,17 @@ static __always_inline bool aw_hides_dead(const struct aw_plain_connection *conn
 /*
  * A TLS flow that no call was seen to begin: another thread sends for the one that asks the library, or it
  * was begun before there were probes. A dead connection of its process that has no flow is taken for its,
- * unless its rule does not have everything read.
+ * unless its rule does not have everything read; and one of any process, where these are not known singly.
  */
 static __always_inline bool aw_is_suspect(const struct aw_socket *socket, const struct aw_case *c)
 {
 	struct aw_except_key key = { .generation = socket->generation, .rule = socket->rule };
-	__u64 dead = aw_dead_process(c->id, socket->pid);
+	__u64 dead = aw_dead_process(c->id, socket->pid), all = aw_dead_process(c->id, 0);
 
 	return socket->spoken.told && !(socket->terms & AW_TERM_UNREAD >> AW_TERM_SHIFT) &&
-	       socket->reason != AW_REASON_LOOPBACK && bpf_map_lookup_elem(&aw_plain_dead, &dead) &&
+	       socket->reason != AW_REASON_LOOPBACK &&
+	       (bpf_map_lookup_elem(&aw_plain_dead, &dead) ||
+		bpf_map_lookup_elem(&aw_plain_dead, &all)) &&
 	       !bpf_map_lookup_elem(&aw_excepts, &key);
 }
 
@@ -244,7 +292,7 @@ AW_GLOBAL int aw_join(struct __sk_buff *skb, __u64 id)
 	struct bpf_sock *sk = skb->sk;
 	struct aw_sandbox *sandbox;
 	struct aw_socket *socket;
-	bool is_dead;
+	bool is_dead = false;
 
 	if (!sk || !(sk = bpf_sk_fullsock(sk)))
 		return AW_ACTION_DENY;
@@ -263,13 +311,14 @@ AW_GLOBAL int aw_join(struct __sk_buff *skb, __u64 id)
 	aw_name_socket(skb, &c);
 	if (socket->spoken.connection)
 		aw_follow_fork(socket, &c);
-	connection = aw_carried(socket, &c);
-	is_dead = !connection && bpf_map_lookup_elem(&aw_plain_dead, &c.cookie);
+	connection = aw_carried(socket, &c, &is_dead);
+	is_dead |= !connection && bpf_map_lookup_elem(&aw_plain_dead, &c.cookie);
 	if (!connection && !is_dead && socket->spoken.tries < AW_JOIN_TRIES) {
-		aw_look_at(skb, sandbox, socket, &c);
-		connection = aw_carried(socket, &c);
+		is_dead = aw_look_at(skb, sandbox, socket, &c);
+		connection = aw_carried(socket, &c, &is_dead);
 	}
 	if (connection) {
+		aw_note_sent(skb, connection, &c);
 		connection->dead |= aw_hides_dead(connection, socket);
 		is_dead = connection->dead;
 		if (connection->generation != socket->generation)

@@ -42,7 +42,6 @@ static __always_inline void aw_carry_inner(struct aw_plain_connection *outer,
 	struct aw_plain_key inside = *key;
 	struct aw_plain_connection *inner;
 	__u8 head[AW_RECORD_HEADER];
-	__u32 yes = 1;
 
 	if (!call->before || call->size < sizeof(head) ||
 	    bpf_probe_read_user(head, sizeof(head), (void *)(unsigned long)call->text) ||
@@ -58,7 +57,7 @@ static __always_inline void aw_carry_inner(struct aw_plain_connection *outer,
 		return;
 	outer->dead = 1;
 	if (outer->cookie)
-		bpf_map_update_elem(&aw_plain_dead, &outer->cookie, &yes, BPF_ANY);
+		aw_mark_dead(key->sandbox, outer->cookie);
 }
 
 #endif /* AGENTWALL_NESTED_H */

@@ -8,7 +8,9 @@
  * use no map with a spin lock in it, hence the maps of spoken.bpf.h.
  */
 #include "nested.bpf.h"
+#include "repeat.bpf.h"
 #include "step.bpf.h"
+#include "turn.bpf.h"
 
 #define AW_PLAIN_TRIES	8
 #define AW_PLAIN_MOST	2048 /* connections of one sandbox that are known at a time */
@@ -185,6 +187,10 @@ static __always_inline void aw_read_plain(struct aw_plain_connection *connection
 		return;
 	}
 	work->key = *key;
+	if (call->act == AW_PLAIN_SAY && aw_says_again(index, text, size)) {
+		aw_release_plain(index);
+		return;
+	}
 	if (aw_open_plain(work, connection, sandbox, call)) {
 		for (int i = 0; i < AW_PLAIN_STOPS && next == AW_FOUND_MORE; i++)
 			next = aw_plain_stop(index);
@@ -196,17 +202,6 @@ static __always_inline void aw_read_plain(struct aw_plain_connection *connection
 	}
 	aw_close_plain(work, sandbox, size);
 	aw_release_plain(index);
-}
-
-/* Where a sandbox's connections are counted; 0: there is no room for the count. */
-static __always_inline __s64 *aw_held_by(__u64 sandbox)
-{
-	__s64 *held = bpf_map_lookup_elem(&aw_plain_held, &sandbox), none = 0;
-
-	if (held)
-		return held;
-	bpf_map_update_elem(&aw_plain_held, &sandbox, &none, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&aw_plain_held, &sandbox);
 }
 
 /* The library frees it. */
@@ -233,7 +228,7 @@ aw_connection_of(const struct aw_plain_key *key, const struct aw_plain_call *cal
 	connection = bpf_map_lookup_elem(&aw_plain_connections, key);
 	if (connection)
 		return connection;
-	held = aw_held_by(call->sandbox);
+	held = aw_counted_by(&aw_plain_held, call->sandbox);
 	if (!held || *held >= AW_PLAIN_MOST)
 		return 0;
 	blank = bpf_map_lookup_elem(&aw_plain_blank, &zero);
@@ -262,12 +257,16 @@ int aw_plain(void *ctx)
 	struct aw_plain_key key = {};
 	__u32 way;
 
-	if (!found)
+	/* Others of its sandbox may have had its place since: AW_PLAIN_THREADS, within a microsecond. */
+	if (!found) {
+		AW_PLAIN_COUNT(lost, 1);
 		return 0;
-	/* The map may give its entries to other threads; this one's names this process. */
+	}
 	copy = *found;
-	if (call->process != bpf_get_current_pid_tgid() >> 32)
+	if (call->process != bpf_get_current_pid_tgid() >> 32 || !aw_take_turn(task, found)) {
+		AW_PLAIN_COUNT(lost, 1);
 		return 0;
+	}
 	key.sandbox = call->sandbox;
 	key.connection = call->connection;
 	key.process = call->process;

@@ -37,11 +37,13 @@ struct aw_plain_call {
 	__u64 since_ns; /* CLOCK_BOOTTIME */
 	__u64 cookie; /* of the probe, one per library and call; 0: this kernel or bcc has none */
 	__u32 process; /* thread group id, initial PID namespace */
+	__u32 turn; /* of the thread among those of its sandbox, see aw_take_turn(); 0: none yet */
 	__u16 place; /* low bits of the address of the function that was called */
 	__u8 act; /* enum aw_plain_act */
 	__u8 library; /* enum aw_plain_library */
+	__u8 _pad[4];
 };
-_Static_assert(sizeof(struct aw_plain_call) == 72, "aw_plain_call changed size");
+_Static_assert(sizeof(struct aw_plain_call) == 80, "aw_plain_call changed size");
 
 /* Key of aw_plain_connections. */
 struct aw_plain_key {

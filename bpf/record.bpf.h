@@ -7,6 +7,7 @@
 #define AW_RECORD_FIRST	 20 /* change_cipher_spec(20) to application_data(23) */
 #define AW_RECORD_LAST	 23
 #define AW_RECORD_HELLO	 22
+#define AW_RECORD_TEXT	 23
 #define AW_TLS_MAJOR	 3
 #define AW_TLS_MINOR	 4
 

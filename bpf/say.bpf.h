@@ -69,34 +69,10 @@ static __always_inline int aw_judge_saying(const struct aw_sandbox *sandbox,
 }
 
 /*
- * Says whether a SYN joins another connection of MPTCP: what is said could then be spread over both,
- * and no segment would hold it.
+ * Says whether a SYN, its payload at *start*, joins another connection of MPTCP: what is said could then
+ * be spread over both, and no segment would hold it.
  */
-static __always_inline bool aw_is_join(struct __sk_buff *skb, const struct aw_segment *segment,
-				       const struct aw_case *c)
-{
-	__u32 at = c->start - c->options;
-
-	for (int i = 0; i < AW_TCP_OPTIONS; i++) {
-		__u8 option[3] = {};
-
-		if (at >= segment->offset || bpf_skb_load_bytes(skb, at, option, 1) ||
-		    option[0] == AW_TCP_OPTION_END)
-			return false;
-		if (option[0] == AW_TCP_OPTION_NOP) {
-			at++;
-			continue;
-		}
-		if (bpf_skb_load_bytes(skb, at, option, sizeof(option)))
-			return false;
-		if (option[0] == AW_TCP_OPTION_MPTCP)
-			return option[2] >> 4 == AW_MP_JOIN;
-		if (option[1] < 2)
-			return false;
-		at += option[1];
-	}
-	return false;
-}
+int aw_joins(struct __sk_buff *skb, __u32 start, __u32 options);
 
 /* Keeps the name that was said: by it the flow is judged anew when the policy changes. */
 static __always_inline void aw_keep_said(struct aw_socket *socket, const struct aw_case *c,
@@ -158,7 +134,7 @@ static __always_inline int aw_listen_to(struct __sk_buff *skb, const struct aw_s
 	hello = bpf_sk_storage_get(&aw_hellos, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!hello)
 		return AW_REASON_NO_STORAGE;
-	if (c->tcp_flags & AW_TCP_SYN && aw_is_join(skb, &segment, c))
+	if (c->tcp_flags & AW_TCP_SYN && aw_joins(skb, c->start, c->options))
 		return AW_REASON_SERVER_NAME;
 	if (!hello->begun && !(c->tcp_flags & AW_TCP_SYN) && !aw_can_begin(sk, &segment))
 		return segment.length ? AW_REASON_SILENT : 0;
@@ -177,6 +153,7 @@ static __always_inline int aw_listen_to(struct __sk_buff *skb, const struct aw_s
 		reason = AW_HAS_TERM(c, AW_TERM_PROXY) ?
 				 aw_judge_target(sandbox, hello, index, said) :
 				 aw_judge_saying(sandbox, c, hello, index, said);
+		AW_BLUR(reason, skb->len);
 		if (reason)
 			return reason;
 		aw_keep_said(socket, c, index, said);
@@ -230,6 +207,7 @@ static __always_inline int aw_hear_out(struct __sk_buff *skb, const struct aw_sa
 		reason = aw_listen_to(skb, sandbox, socket, c, index);
 	else if (!AW_HAS_TERM(c, AW_TERM_QUIC) && aw_is_quic(skb, c->start, c->size - c->start))
 		reason = AW_REASON_QUIC;
+	AW_BLUR(reason, skb->len);
 	if (!reason)
 		return AW_ACTION_ALLOW;
 	if (reason == AW_REASON_SILENT)

@@ -62,13 +62,30 @@ static __always_inline bool aw_may_be_written(struct __sk_buff *skb, const struc
 	return way == AW_WAY_OUT && c->direction == AW_DIRECTION_OUT && aw_is_lent(skb);
 }
 
-/* Says whether a SYN, its payload at *start*, joins a connection of MPTCP. */
+/* See say.bpf.h. */
 AW_GLOBAL int aw_joins(struct __sk_buff *skb, __u32 start, __u32 options)
 {
-	struct aw_segment segment = { .offset = start };
-	struct aw_case c = { .start = start, .options = options };
+	__u32 at = start - options;
 
-	return aw_is_join(skb, &segment, &c);
+	for (int i = 0; i < AW_TCP_OPTIONS; i++) {
+		__u8 option[3] = {};
+
+		if (at >= start || bpf_skb_load_bytes(skb, at, option, 1) ||
+		    option[0] == AW_TCP_OPTION_END)
+			return false;
+		if (option[0] == AW_TCP_OPTION_NOP) {
+			at++;
+			continue;
+		}
+		if (bpf_skb_load_bytes(skb, at, option, sizeof(option)))
+			return false;
+		if (option[0] == AW_TCP_OPTION_MPTCP)
+			return option[2] >> 4 == AW_MP_JOIN;
+		if (option[1] < 2)
+			return false;
+		at += option[1];
+	}
+	return false;
 }
 
 /*

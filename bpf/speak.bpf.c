@@ -9,6 +9,7 @@ static __always_inline int aw_speak_with(struct __sk_buff *skb, __u64 sandbox_id
 	struct bpf_sock *sk = skb->sk;
 	struct aw_socket *socket;
 	struct aw_case *c;
+	int refused;
 
 	if (!sandbox || !sk || !(sk = bpf_sk_fullsock(sk)))
 		return AW_ACTION_DENY;
@@ -22,7 +23,9 @@ static __always_inline int aw_speak_with(struct __sk_buff *skb, __u64 sandbox_id
 	c->id = sandbox_id;
 	c->mode = aw_mode_of(sandbox->mode, sandbox->until_ns);
 	c->socket_type = sk->type;
-	if (aw_parse(skb, true, c))
+	refused = aw_parse(skb, true, c);
+	AW_BLUR(refused, skb->len);
+	if (refused)
 		return AW_ACTION_DENY;
 	c->verdict = AW_VERDICT_ALLOW;
 	c->rule = AW_NO_RULE;

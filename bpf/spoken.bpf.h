@@ -41,7 +41,7 @@ struct aw_plain_connection {
 	__u8 dead; /* 1: nothing of the flow passes any more */
 	__u8 unread; /* 1: a rule says that it is not to be read, or it stays on this host */
 	__u8 library; /* enum aw_plain_library */
-	__u8 _pad;
+	__u8 has_sent; /* 1: a record of text has left, or may have */
 	struct aw_tail tail;
 };
 
@@ -70,13 +70,41 @@ AW_MAP struct {
 	__type(value, __u64);
 } aw_plain_cgroups SEC(".maps");
 
-/* Threads end without a word, so the oldest makes room. */
+#define AW_PLAIN_THREADS 512 /* of a sandbox whose last call is known; a power of two */
+#define AW_PLAIN_CALLS	 131072 /* of 256 sandboxes that have so many */
+
+/* No sandbox has more than its AW_PLAIN_THREADS in here: see aw_take_turn(). */
 AW_MAP struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, AW_PLAIN_CALLS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, struct aw_plain_call);
 } aw_plain_calls SEC(".maps");
+
+/* How many turns a sandbox has given to its threads: u64 sandbox -> u32. */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} aw_plain_turns SEC(".maps");
+
+/* Key of aw_plain_order: a turn, modulo AW_PLAIN_THREADS. Value: u64, the task that had it last. */
+struct aw_plain_seat {
+	__u64 sandbox;
+	__u32 seat;
+	__u32 _pad;
+};
+
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, AW_PLAIN_CALLS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct aw_plain_seat);
+	__type(value, __u64);
+} aw_plain_order SEC(".maps");
 
 /* Entry 0: aw_plain, where the probes of bpf/probes/ go on. User space puts it there. */
 AW_MAP struct {
@@ -116,21 +144,38 @@ AW_MAP struct {
 
 /*
  * Cookies of sockets whose connection is dead: the library may free it while records are to leave yet. And
- * processes, marked by AW_DEAD_PROCESS, with a dead connection whose flow is not known.
+ * processes, marked by AW_DEAD_PROCESS, with a dead connection whose flow is not known. Of a sandbox that
+ * has AW_PLAIN_MARKS of both, process 0 stands for whatever more there is: see aw_mark_dead().
  */
 #define AW_DEAD_PROCESS (1ULL << 63)
+#define AW_PLAIN_MARKS	1024
 
 static __always_inline __u64 aw_dead_process(__u64 sandbox, __u32 process)
 {
 	return AW_DEAD_PROCESS | sandbox << 32 | process;
 }
 
+struct aw_plain_mark {
+	__u64 sandbox;
+	__u64 since_ns; /* CLOCK_BOOTTIME */
+};
+
 AW_MAP struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
-	__type(value, __u32);
+	__type(value, struct aw_plain_mark);
 } aw_plain_dead SEC(".maps");
+
+/* How many of them are a sandbox's, as aw_plain_held. */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __s64);
+} aw_plain_marks SEC(".maps");
 
 /* All zero, for ever: a new connection is a copy of it, for the stack has no room for one. */
 AW_MAP struct {

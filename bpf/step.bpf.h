@@ -5,7 +5,7 @@
 
 #include "maps.bpf.h"
 
-#define AW_SCAN_PIECE 64 /* octets read at a time: the verifier follows each */
+#define AW_SCAN_PIECE 32 /* octets read at a time: the verifier follows each */
 
 enum aw_found {
 	AW_FOUND_NOTHING, /* all was read */

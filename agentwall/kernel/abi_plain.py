@@ -37,9 +37,11 @@ class PlainCall(ctypes.Structure):
         ("since_ns", ctypes.c_uint64),
         ("cookie", ctypes.c_uint64),
         ("process", ctypes.c_uint32),
+        ("turn", ctypes.c_uint32),
         ("place", ctypes.c_uint16),
         ("act", ctypes.c_uint8),
         ("library", ctypes.c_uint8),
+        ("_pad", ctypes.c_uint8 * 4),
     )
 
 

@@ -48,7 +48,8 @@ RING_NAMES = (*abi.RINGS, abi.EXCERPTS)
 FOR_REPORTS = (
     *("aw_peers", "aw_counters", "aw_flow_table", *RING_NAMES),
     *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
-    *("aw_plain_held", "aw_plain_dead", "aw_plain_next"),
+    *("aw_plain_held", "aw_plain_dead", "aw_plain_next", "aw_plain_turns", "aw_plain_order"),
+    "aw_plain_marks",
 )
 """Made anew where they have changed; what the old ones report is read to its end."""
 SECRETS = ("aw_hash_seed", "aw_belt_mark")
@@ -148,7 +149,7 @@ class Inheritance:
         self._own: dict[str, set[str]] = {}
         self.last_table = predecessor.last_table()
         self._rings = [
-            (name, Ring(found.map.fd, name), predecessor.event_layouts(found))
+            (name, Ring(found.map), predecessor.event_layouts(found))
             for name in RING_NAMES
             for found in self._left(name)
         ]
@@ -337,6 +338,19 @@ def begin(bpf: BpfObject, pin_dir: Path) -> Inheritance | None:
     except BaseException:
         predecessor.close()
         raise
+
+
+def make_place(pin_dir: Path, inheritance: Inheritance | None) -> Path:
+    """Make the directory for a wall's maps and programs, and return it; an heir's lies apart.
+
+    Raises:
+        HostError: It cannot be made.
+    """
+    if inheritance is None:
+        pins.make_pin_dir(pin_dir)
+        return pin_dir
+    pins.make_staging(inheritance.staging)
+    return inheritance.staging
 
 
 def pin_wall(

@@ -79,8 +79,6 @@ class MapType(enum.IntEnum):
 
 
 _PRINT_FN = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-SAMPLE_FN = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
-"""``ring_buffer_sample_fn``."""
 
 _FD_KEY = (c_int, c_char_p)
 _FD_KEY_VALUE = (c_int, c_char_p, c_void_p)
@@ -145,10 +143,6 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_prog_get_fd_by_id": (c_int, (c_uint32,)),
     "bpf_prog_query": (c_int, (c_int, c_int, c_uint32, c_void_p, c_void_p, c_void_p)),
     "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p)),
-    "ring_buffer__new": (c_void_p, (c_int, SAMPLE_FN, c_void_p, c_void_p)),
-    "ring_buffer__free": (None, (c_void_p,)),
-    "ring_buffer__consume": (c_int, (c_void_p,)),
-    "ring_buffer__epoll_fd": (c_int, (c_void_p,)),
 }
 
 _messages: deque[str] = deque(maxlen=32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class Link:
         Raises:
             KernelError: The kernel refuses.
         """
-        what = f"attach {attach_type.name.lower()}"
+        what = sys.intern(f"attach {attach_type.name.lower()}")
         create = libbpf.library().bpf_link_create
         return cls(check(create(program_fd, cgroup_fd, attach_type, None), what), what)
 

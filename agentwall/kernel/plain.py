@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ from typing import Self
 
 from agentwall.errors import KernelError
 from agentwall.kernel import libbpf, probe
-from agentwall.kernel.abi_plain import PlainCounters, PlainKey
+from agentwall.kernel.abi_plain import PlainCall, PlainCounters, PlainKey
 from agentwall.kernel.bpfmap import BpfMap
 from agentwall.kernel.libbpf import AttachType, ProgramType, check
 from agentwall.kernel.objects import Program
@@ -35,8 +36,32 @@ _CONNECTION = struct.Struct("=QQI4x")
 _DEAD_PROCESS = 1 << 63
 """``AW_DEAD_PROCESS``: the key is no cookie."""
 _DEAD = struct.Struct("=Q")
+_MARK = struct.Struct("=QQ")
+"""``struct aw_plain_mark``."""
+_MOST_MARKS = 1024
+"""AW_PLAIN_MARKS."""
+_MARKED_NS = 60 * 10**9
+"""How long the cookie of a dead connection is kept: its socket is destroyed at once."""
 _HELD = struct.Struct("=Q")
+_CALL = struct.Struct("=Q72x")
+"""``struct aw_plain_call``: its sandbox."""
+_SEAT = struct.Struct("=QI4x")
+"""``struct aw_plain_seat``."""
+_SEATS = 512
+"""AW_PLAIN_THREADS."""
+_COUNT = struct.Struct("=I")
+_FETCH_ADD = b"".join(
+    struct.pack("=BBhi", opcode, registers, offset, immediate)
+    for opcode, registers, offset, immediate in (
+        (0xB7, 0x00, 0, 1),  # r0 = 1
+        (0x7B, 0x0A, -8, 0),  # *(u64 *)(r10 - 8) = r0
+        (0xDB, 0x0A, -8, 0x01),  # r0 = atomic_fetch_add((u64 *)(r10 - 8), r0)
+        (0x95, 0x00, 0, 0),
+    )
+)
+"""What :data:`PROGRAM` needs of the instruction set (Linux 5.12)."""
 assert _CONNECTION.size == ctypes.sizeof(PlainKey)
+assert _CALL.size == ctypes.sizeof(PlainCall)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +86,11 @@ class PlainCounts:
 def why_not() -> str | None:
     """Return why this kernel does not take :data:`PROGRAM`, or None where it does."""
     try:
-        with probe.loaded(ProgramType.KPROBE, AttachType.INET_INGRESS):  # 0: it has none
+        with probe.loaded(
+            ProgramType.KPROBE,
+            AttachType.INET_INGRESS,  # 0: it has none
+            instructions=_FETCH_ADD,
+        ):
             return None
     except KernelError as err:
         return os.strerror(err.errno or errno.EINVAL).lower()
@@ -82,6 +111,11 @@ class Plain:
         self._connections = maps["aw_plain_connections"]
         self._dead = maps["aw_plain_dead"]
         self._held = maps["aw_plain_held"]
+        self._marks = maps["aw_plain_marks"]
+        self._calls = maps["aw_plain_calls"]
+        self._turns = maps["aw_plain_turns"]
+        self._order = maps["aw_plain_order"]
+        self._sandboxes = maps["aw_slots"]
         self._program = program
 
     @classmethod
@@ -144,25 +178,59 @@ class Plain:
             else:
                 held[sandbox] += 1
         self._connections.delete_batch(b"".join(over))
-        self._count_anew(held)
+        self._count_anew(self._held, held)
         self._forget_marks(is_over)
+        self._forget_turns()
         return len(over)
 
     def _forget_marks(self, is_over: Callable[[int], bool]) -> None:
-        """Forget processes that were marked for a dead connection: others will have their ids."""
-        for key in list(self._dead.keys()):
-            (marked,) = _DEAD.unpack(key)
-            if marked & _DEAD_PROCESS and is_over(marked & 0xFFFF_FFFF):
-                self._dead.delete(key)
+        """Forget processes that were marked for a dead connection: others will have their ids.
 
-    def _count_anew(self, held: Counter[int]) -> None:
-        # What the program counts meanwhile is lost, and there the next time.
-        for key in list(self._held.keys()):
-            (sandbox,) = _HELD.unpack(key)
-            if held[sandbox]:
-                self._held.update(key, _HELD.pack(held[sandbox]))
+        And flows that were long ago; and that a sandbox had too many marks, when it has few.
+        """
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        counted, whole = Counter[int](), []
+        for key, value in self._dead.entries():
+            (marked,), (sandbox, since_ns) = _DEAD.unpack(key), _MARK.unpack(value)
+            is_process, process = marked & _DEAD_PROCESS, marked & 0xFFFF_FFFF
+            if is_process and not process:
+                whole.append((key, sandbox))
+            elif is_over(process) if is_process else now_ns - since_ns > _MARKED_NS:
+                self._dead.delete(key)
             else:
-                self._held.delete(key)
+                counted[sandbox] += 1
+        for key, sandbox in whole:
+            if counted[sandbox] < _MOST_MARKS // 2:
+                self._dead.delete(key)
+        self._count_anew(self._marks, counted)
+
+    def _forget_turns(self) -> None:
+        """Forget the threads of sandboxes that are there no more."""
+        turns = dict(self._turns.entries())
+        there = {key for key, _ in self._sandboxes.entries()} if turns else set()
+        for key in turns.keys() - there:
+            (sandbox,) = _HELD.unpack(key)
+            (given,) = _COUNT.unpack(turns[key])
+            for number in range(min(given + 1, _SEATS)):
+                seat = _SEAT.pack(sandbox, number)
+                task = self._order.lookup(seat)
+                if task is None:
+                    continue
+                call = self._calls.lookup(task)
+                # Its thread has ended; another sandbox's may have come to the same address.
+                if call is not None and _CALL.unpack(call) == (sandbox,):
+                    self._calls.delete(task)
+                self._order.delete(seat)
+            self._turns.delete(key)
+
+    def _count_anew(self, counts: BpfMap, counted: Counter[int]) -> None:
+        # What the program counts meanwhile is lost, and there the next time.
+        for key in list(counts.keys()):
+            (sandbox,) = _HELD.unpack(key)
+            if counted[sandbox]:
+                counts.update(key, _HELD.pack(counted[sandbox]))
+            else:
+                counts.delete(key)
 
 
 def _possible_cpus() -> int:

@@ -8,11 +8,13 @@ Programs permit everything and are attached, if at all, to an empty cgroup of ou
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from agentwall.errors import KernelError
 from agentwall.kernel import libbpf
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.libbpf import AttachType, MapType, ProgramType, check
@@ -25,14 +27,28 @@ _NO_SUCH_DEVICE = 0x7FFF_FFFF
 
 # struct bpf_insn: opcode, registers (the destination in the low half on little-endian machines),
 # offset, immediate. Source: Documentation/bpf/instruction-set.rst.
-def _instruction(opcode: int, destination: int = 0, immediate: int = 0) -> bytes:
-    return struct.pack("=BBhi", opcode, destination, 0, immediate)
+def _instruction(opcode: int, destination: int = 0, immediate: int = 0, source: int = 0) -> bytes:
+    return struct.pack("=BBhi", opcode, destination | source << 4, 0, immediate)
 
 
-_BPF_MOV64_IMM, _BPF_EXIT = 0xB7, 0x95
+_BPF_MOV64_IMM, _BPF_MOV64_REG, _BPF_LD_IMM64, _BPF_CALL, _BPF_EXIT = 0xB7, 0xBF, 0x18, 0x85, 0x95
+_BPF_PSEUDO_MAP_FD = 1
 RETURN_1 = _instruction(_BPF_MOV64_IMM, 0, 1) + _instruction(_BPF_EXIT)
 """``return 1``: permit."""
 RETURN_0 = _instruction(_BPF_MOV64_IMM, 0, 0) + _instruction(_BPF_EXIT)
+
+
+_TAIL_CALL = 12
+_CALLED_BY_PROBES = {
+    "bpf_get_current_pid_tgid": 14,
+    "bpf_get_current_task": 35,
+    "bpf_probe_read_user": 112,
+    "bpf_get_current_ancestor_cgroup_id": 123,
+    "bpf_ktime_get_boot_ns": 125,
+    "bpf_task_storage_get": 156,
+    "bpf_get_current_task_btf": 158,
+}
+"""What ``bpf/probes/tls.c`` cannot do without beside the tail call: ``enum bpf_func_id``."""
 
 
 class _LoadOptions(ctypes.Structure):
@@ -76,6 +92,48 @@ def loaded(
         yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def probe_program() -> Iterator[int]:
+    """Load a program that does what those of ``bpf/probes`` do, and leads to another; yield its fd.
+
+    Raises:
+        KernelError: The kernel refuses it, or has not all functions that those call.
+    """
+    kind, none = ProgramType.KPROBE, AttachType.INET_INGRESS  # 0: it has none
+    lacking = [name for name, each in _CALLED_BY_PROBES.items() if not has_helper(kind, each)]
+    if lacking:
+        what = f"expected {', '.join(lacking)} for probes in this kernel, got none"
+        raise KernelError(errno.EOPNOTSUPP, what)
+    shape = MapShape(
+        name="aw_probe", type=MapType.PROG_ARRAY, key_size=4, value_size=4, max_entries=1
+    )
+    with ExitStack() as stack:
+        onward = BpfMap.create(shape)
+        stack.callback(onward.close)
+        instructions = _tail_call(onward)
+        fd = stack.enter_context(loaded(kind, none, instructions=instructions))
+        end = stack.enter_context(loaded(kind, none, instructions=RETURN_0))
+        slot = struct.pack("=I", end)
+        done = libbpf.library().bpf_map_update_elem(onward.fd, bytes(4), slot, 0)
+        check(done, "map aw_probe: lead from one program to another")
+        yield fd
+
+
+def _tail_call(onward: BpfMap) -> bytes:
+    """Return a program that finds the first ancestor of its cgroup and goes on in *onward*."""
+    return (
+        _instruction(_BPF_MOV64_REG, 6, source=1)  # the context
+        + _instruction(_BPF_MOV64_IMM, 1, 1)
+        + _instruction(_BPF_CALL, 0, _CALLED_BY_PROBES["bpf_get_current_ancestor_cgroup_id"])
+        + _instruction(_BPF_MOV64_REG, 1, source=6)
+        + _instruction(_BPF_LD_IMM64, 2, onward.fd, _BPF_PSEUDO_MAP_FD)
+        + bytes(8)  # of the number, the upper half
+        + _instruction(_BPF_MOV64_IMM, 3, 0)
+        + _instruction(_BPF_CALL, 0, _TAIL_CALL)
+        + RETURN_0
+    )
 
 
 def try_cgroup_hook(program_type: ProgramType, attach_type: AttachType, cgroup_fd: int) -> None:

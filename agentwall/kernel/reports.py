@@ -40,8 +40,8 @@ class Reports:
         self._kept_events: list[Attempt] = []
         self._kept_excerpts: list[Excerpt | HelloSeen] = []
         self._kept_totals: list[FlowTotals] = []
-        self._rings = [Ring(maps[name].fd, name) for name in abi.RINGS]
-        self._excerpts = Ring(maps[abi.EXCERPTS].fd, abi.EXCERPTS)
+        self._rings = [Ring(maps[name]) for name in abi.RINGS]
+        self._excerpts = Ring(maps[abi.EXCERPTS])
         self._epoll = select.epoll()
         for ring in (*self._rings, self._excerpts):
             self._epoll.register(ring.fileno(), select.EPOLLIN)

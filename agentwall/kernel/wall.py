@@ -24,6 +24,7 @@ take the wall over, with the same object or another (see ``adoption``)::
 from __future__ import annotations
 
 import errno
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,6 +49,8 @@ from agentwall.kernel.plain import PROGRAM, Plain
 from agentwall.kernel.reports import DRAIN_LIMIT, Reports
 from agentwall.kernel.signatures import SignatureMaps
 from agentwall.policy.tables import RuleTables
+
+_ANY_TIME = nullcontext()
 
 
 class Wall:
@@ -89,6 +92,7 @@ class Wall:
         degrade: bool = False,
         adopt: bool = False,
         event_budget: int = 0,
+        pinning: AbstractContextManager[object] = _ANY_TIME,
     ) -> Self:
         """Load the object; nothing is attached yet.
 
@@ -101,6 +105,7 @@ class Wall:
                 :meth:`missing_hooks` names them.
             adopt: Take over what is pinned in *pin_dir*, which may be nothing.
             event_budget: ``aw_event_budget``, if the object has it.
+            pinning: Entered while the pin directory is made, and not for the second or two before.
 
         Raises:
             UnsupportedFeatureError: libbpf or a required hook is missing.
@@ -122,11 +127,10 @@ class Wall:
                 inheritance.close()
             bpf.close()
             raise
-        try:
-            wall._pin_maps_and_programs()
-        except BaseException:
-            wall.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(wall.close)
+            wall._pin_maps_and_programs(pinning)
+            undo.pop_all()
         return wall
 
     def attach(self, cgroup: Path, sandbox: SandboxKey) -> None:
@@ -386,15 +390,10 @@ class Wall:
     ) -> None:
         self.close()
 
-    def _pin_maps_and_programs(self) -> None:
-        if self._pin_dir is None:
-            return
-        place = self._pin_dir
-        if self._inheritance:
-            place = self._inheritance.staging
-            pins.make_staging(place)
-        else:
-            pins.make_pin_dir(place)
-        adoption.pin_wall(place, self._bpf, self._maps, self.programs())
+    def _pin_maps_and_programs(self, pinning: AbstractContextManager[object]) -> None:
+        if self._pin_dir is not None:
+            with pinning:
+                place = adoption.make_place(self._pin_dir, self._inheritance)
+                adoption.pin_wall(place, self._bpf, self._maps, self.programs())
         if self._inheritance:
             self._inheritance.prune()

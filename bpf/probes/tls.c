@@ -10,20 +10,20 @@
 #include "plain.h"
 #include "pending.h"
 
-#define AW_LEVELS   16 /* of nested cgroups that are looked at; level 0, the root, is no sandbox */
-#define AW_NESTED   512 /* octets of stack between a function and the one it calls at once */
-#define AW_AGO_NS   1000000000ULL /* an equal call that is older is another */
-#define AW_PENDING  16384 /* reads that have not returned */
-#define AW_IMPORTED 16384 /* descriptors of NSS */
+#define AW_LEVELS 16 /* of nested cgroups that are looked at; level 0, the root, is no sandbox */
+#define AW_NESTED 512 /* octets of stack between a function and the one it calls at once */
+#define AW_AGO_NS 1000000000ULL /* an equal call that is older is another */
 
 BPF_TABLE_PINNED("hash", u64, u64, aw_plain_cgroups, 1, AW_PIN_DIR "/aw_plain_cgroups");
 BPF_TABLE_PINNED("hash", u64, struct aw_plain_call, aw_plain_calls, 1,
 		 AW_PIN_DIR "/aw_plain_calls");
 BPF_TABLE_PINNED("percpu_array", int, struct aw_plain_counters, aw_plain_counters, 1,
 		 AW_PIN_DIR "/aw_plain_counters");
+/* Its values are the wall's own. */
+BPF_TABLE_PINNED("hash", struct aw_plain_key, u64, aw_plain_connections, 1,
+		 AW_PIN_DIR "/aw_plain_connections");
 BPF_TABLE_PINNED("prog", int, int, aw_plain_next, 1, AW_PIN_DIR "/aw_plain_next");
-BPF_TABLE("lru_hash", struct aw_pending_key, struct aw_pending, aw_pending_reads, AW_PENDING);
-BPF_TABLE("lru_hash", struct aw_plain_key, u8, aw_nss_imported, AW_IMPORTED);
+BPF_TASK_STORAGE(aw_pending_reads, struct aw_reads); /* since Linux 5.12 for probes */
 
 #if AW_COOKIES
 /* By number: bcc knows the name only since 0.23. */
@@ -31,6 +31,9 @@ static u64 (*aw_attach_cookie)(void *ctx) = (void *)174;
 #else
 #define aw_attach_cookie(ctx) 0
 #endif
+
+/* By number as well: with the type that the kernel's headers would have. */
+static void *(*aw_current_task)(void) = (void *)158; /* bpf_get_current_task_btf() */
 
 #define AW_COUNT(what) aw_count(__builtin_offsetof(struct aw_plain_counters, what))
 
@@ -98,6 +101,8 @@ static __always_inline void aw_pass(struct pt_regs *ctx, struct aw_plain_call *c
 	if (last && last->process == call->process)
 		call->before = last->connection == call->connection ? last->before :
 								      last->connection;
+	if (last && last->sandbox == call->sandbox)
+		call->turn = last->turn;
 	if (aw_plain_calls.update(&task, call)) {
 		AW_COUNT(lost);
 		return;
@@ -152,50 +157,60 @@ static __always_inline void aw_say_text(struct pt_regs *ctx, u64 size, u8 librar
 /* Text and size are known when the function returns. */
 static __always_inline void aw_begin_read(struct pt_regs *ctx, u64 size_at, u8 library)
 {
-	u32 process = bpf_get_current_pid_tgid() >> 32;
+	u64 connection = PT_REGS_PARM1(ctx), text = PT_REGS_PARM2(ctx),
+	    cookie = aw_attach_cookie(ctx);
+	u64 stack = PT_REGS_SP(ctx) + AW_RETURN_ADDRESS, sandbox = aw_own_sandbox();
+	u64 task = bpf_get_current_task();
+	u16 place = (u16)PT_REGS_IP(ctx);
 	struct aw_plain_call *last;
-	struct aw_pending_key key = {};
-	struct aw_pending read = {};
-	struct aw_pending *other;
+	struct aw_pending *read;
+	struct aw_reads *reads;
 
-	read.sandbox = aw_own_sandbox();
-	if (!read.sandbox)
+	if (!sandbox)
 		return;
-	read.task = key.task = bpf_get_current_task();
-	read.stack = key.stack = PT_REGS_SP(ctx) + AW_RETURN_ADDRESS;
-	read.connection = PT_REGS_PARM1(ctx);
-	read.text = PT_REGS_PARM2(ctx);
-	read.size_at = size_at;
-	read.cookie = aw_attach_cookie(ctx);
-	read.place = (u16)PT_REGS_IP(ctx);
-	other = aw_pending_reads.lookup(&key);
-	if (other && other->connection == read.connection && other->text == read.text &&
-	    other->place == read.place && other->cookie != read.cookie)
-		AW_COUNT(doubled);
-	aw_pending_reads.update(&key, &read);
+	reads = aw_pending_reads.task_storage_get(aw_current_task(), 0,
+						  BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (reads) {
+		read = aw_place_for(reads, stack);
+		if (read->stack && read->stack != stack)
+			AW_COUNT(lost);
+		if (read->stack == stack && read->connection == connection && read->text == text &&
+		    read->place == place && read->cookie != cookie)
+			AW_COUNT(doubled);
+		read->stack = stack;
+		read->sandbox = sandbox;
+		read->connection = connection;
+		read->text = text;
+		read->size_at = size_at;
+		read->cookie = cookie;
+		read->place = place;
+	} else {
+		AW_COUNT(lost);
+	}
 	/* A read may begin the handshake, as in Node.js: egress is to know whose records leave. */
-	last = aw_plain_calls.lookup(&read.task);
-	if (!last || last->connection != read.connection || last->process != process)
-		aw_enter(ctx, read.connection, 0, 0, AW_PLAIN_SHAKE, library);
+	last = aw_plain_calls.lookup(&task);
+	if (!last || last->connection != connection ||
+	    last->process != (u32)(bpf_get_current_pid_tgid() >> 32))
+		aw_enter(ctx, connection, 0, 0, AW_PLAIN_SHAKE, library);
 }
 
-/*
- * Finds and forgets the read that returns: where a library is probed twice, the second return finds
- * none. The map may give an entry to another thread at any moment, so the copy is checked.
- */
+/* Finds and forgets the read that returns: where a library is probed twice, the second finds none. */
 static __always_inline bool aw_take_pending(struct pt_regs *ctx, struct aw_pending *ret)
 {
-	struct aw_pending_key key = {};
-	struct aw_pending *found;
+	struct aw_reads *reads = aw_pending_reads.task_storage_get(aw_current_task(), 0, 0);
+	u64 stack = PT_REGS_SP(ctx);
 
-	key.task = bpf_get_current_task();
-	key.stack = PT_REGS_SP(ctx);
-	found = aw_pending_reads.lookup(&key);
-	if (!found)
+	if (!reads)
 		return false;
-	*ret = *found;
-	aw_pending_reads.delete(&key);
-	return ret->task == key.task && ret->stack == key.stack;
+#pragma unroll
+	for (int i = 0; i < AW_READS; i++) {
+		if (reads->reads[i].stack == stack) {
+			*ret = reads->reads[i];
+			reads->reads[i].stack = 0;
+			return true;
+		}
+	}
+	return false;
 }
 
 static __always_inline void aw_end_read(struct pt_regs *ctx, struct aw_pending *read, u64 size,
@@ -324,33 +339,23 @@ int aw_gnutls_end(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Descriptors of NSPR are files and sockets too: aw_nss_imported has those that are TLS. */
-static __always_inline struct aw_plain_key aw_nss_key(u64 connection)
+/* Descriptors of NSPR are files and sockets too: those that are TLS are connections that are known. */
+static __always_inline bool aw_is_imported(u64 connection)
 {
 	struct aw_plain_key key = {};
 
+	key.sandbox = aw_own_sandbox();
+	if (!key.sandbox)
+		return false;
 	key.connection = connection;
 	key.process = bpf_get_current_pid_tgid() >> 32;
-	return key;
-}
-
-static __always_inline bool aw_is_imported(u64 connection)
-{
-	struct aw_plain_key key = aw_nss_key(connection);
-
-	return aw_nss_imported.lookup(&key);
+	return aw_plain_connections.lookup(&key);
 }
 
 /* SSL_ImportFD() returns the descriptor; its handshake comes with the first text, or with a read. */
 int aw_nss_begin_back(struct pt_regs *ctx)
 {
-	struct aw_plain_key key = aw_nss_key(PT_REGS_RC(ctx));
-	u8 yes = 1;
-
-	if (!key.connection || !aw_own_sandbox())
-		return 0;
-	aw_nss_imported.update(&key, &yes);
-	aw_enter(ctx, key.connection, 0, 0, AW_PLAIN_SHAKE, AW_PLAIN_NSS);
+	aw_enter(ctx, PT_REGS_RC(ctx), 0, 0, AW_PLAIN_SHAKE, AW_PLAIN_NSS);
 	return 0;
 }
 
@@ -383,9 +388,7 @@ int aw_nss_hear_back(struct pt_regs *ctx)
 
 int aw_nss_end(struct pt_regs *ctx)
 {
-	struct aw_plain_key key = aw_nss_key(PT_REGS_PARM1(ctx));
-
-	if (!aw_nss_imported.delete(&key))
-		aw_enter(ctx, key.connection, 0, 0, AW_PLAIN_END, AW_PLAIN_NSS);
+	if (aw_is_imported(PT_REGS_PARM1(ctx)))
+		aw_enter(ctx, PT_REGS_PARM1(ctx), 0, 0, AW_PLAIN_END, AW_PLAIN_NSS);
 	return 0;
 }

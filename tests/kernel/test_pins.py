@@ -40,7 +40,7 @@ def test_mount(point):
 
 
 def test_hidden_mount(point):
-    """Where another file system lies over our mount, as in a namespace of its own, ours is not it."""
+    """What lies over our mount, as in a mount namespace of its own, is not ours."""
     pins.mount_bpffs(point)
     subprocess.run(["mount", "-t", "tmpfs", "test", point.parent], check=True)
     try:

@@ -2,10 +2,13 @@
 """Probes try what they are asked about and leave nothing behind."""
 
 import errno
+import os
+import re
 import struct
 
 import pytest
 from rig import temp_cgroup
+from rig.tree import ROOT
 
 from agentwall.errors import KernelError
 from agentwall.kernel import probe
@@ -44,6 +47,38 @@ def test_refused_program():
         probe.loaded(ProgramType.CGROUP_SKB, AttachType.INET_EGRESS, instructions=spin),
     ):
         pytest.fail("loaded")
+
+
+def test_a_probes_program_leaves_nothing():
+    """It is loaded with the map that leads on, and both go."""
+    before = len(os.listdir("/proc/self/fd"))
+    with probe.probe_program() as fd:
+        kind = os.readlink(f"/proc/self/fd/{fd}")
+
+    assert kind == "anon_inode:bpf-prog"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_probes_lack_is_named(monkeypatch):
+    """A function that this kernel does not have, or not for probes."""
+    monkeypatch.setitem(probe._CALLED_BY_PROBES, "bpf_nothing_of_the_kind", NO_SUCH_HELPER)
+    with (
+        pytest.raises(KernelError, match="expected bpf_nothing_of_the_kind for probes") as caught,
+        probe.probe_program(),
+    ):
+        pytest.fail("loaded")
+
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_what_probes_call_is_what_is_tried():
+    """Every function of the kernel's that the source names, and by number, is asked for."""
+    source = (ROOT / "bpf/probes/tls.c").read_text()
+    named = set(re.findall(r"\b(bpf_\w+)\(", source)) - {"bpf_get_attach_cookie"}
+    if "BPF_TASK_STORAGE(" in source:
+        named.add("bpf_task_storage_get")
+
+    assert named == set(probe._CALLED_BY_PROBES)
 
 
 def test_helpers():

@@ -12,7 +12,9 @@ import pytest
 from rig import in_cgroup, temp_cgroup
 
 from agentwall.errors import KernelError
+from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.cgroup2 import attachable
+from agentwall.kernel.libbpf import MapType
 from agentwall.kernel.links import Link
 from agentwall.kernel.objects import BpfObject
 from agentwall.kernel.rings import Ring
@@ -37,7 +39,7 @@ def reporting(compile_bpf):
         program = bpf.program("on_connect4")
         with attachable(cgroup) as fd:
             link = Link.attach(program.fd, fd, program.attach_type)
-        ring = Ring(bpf.maps()["records"].fd, "records")
+        ring = Ring(bpf.maps()["records"])
 
         def connect(*ports: int) -> None:
             command = [sys.executable, "-c", CONNECT_MANY, *map(str, ports)]
@@ -81,17 +83,21 @@ def test_readiness(reporting):
 
 
 class Interrupted(Ring):
-    """A ring to which a signal comes with every record."""
+    """A ring to which a signal comes when records are first taken."""
 
-    def _keep(self, context, data, size):
-        signal.raise_signal(signal.SIGUSR1)
-        return super()._keep(context, data, size)
+    interrupted = False
+
+    def _take(self, limit):
+        super()._take(limit)
+        if not self.interrupted:
+            self.interrupted = True
+            signal.raise_signal(signal.SIGUSR1)
 
 
 def test_signals_lose_nothing(reporting):
     """A signal handler that raises while records are taken leaves them for the next call."""
     ring, connect = reporting
-    interrupted = Interrupted(ring.map_fd, "records")
+    interrupted = Interrupted(ring.map)
     connect(1, 2, 3)
 
     def interrupt(*_):
@@ -109,7 +115,31 @@ def test_signals_lose_nothing(reporting):
     assert ports_of(left) == [1, 2, 3]
 
 
+def test_over_the_end(reporting):
+    """A record that goes over the ring's end is whole."""
+    ring, connect = reporting
+    taken = []
+    for first in range(1000, 1500, 100):
+        connect(*range(first, first + 100))
+        taken += ports_of(ring.consume(1000))
+
+    # Each takes 24 octets of 4096, so that one of them lies on both sides.
+    assert taken == list(range(1000, 1500))
+
+
 def test_not_a_ring():
-    """Another descriptor than a ring buffer's is refused."""
-    with socket.socket() as other, pytest.raises(KernelError, match="ring buffer x"):
-        Ring(other.fileno(), "x")
+    """Another map than a ring buffer is refused."""
+    shape = MapShape(name="x", type=MapType.ARRAY, key_size=4, value_size=8, max_entries=1)
+    other = BpfMap.create(shape)
+    try:
+        with pytest.raises(KernelError, match="ring buffer x: expected a ring buffer, got array"):
+            Ring(other)
+    finally:
+        other.close()
+
+
+def test_gone():
+    """A ring whose memory cannot be mapped is refused."""
+    shape = MapShape(name="x", type=MapType.RINGBUF, key_size=0, value_size=0, max_entries=4096)
+    with socket.socket() as other, pytest.raises(KernelError, match="ring buffer x: map: "):
+        Ring(BpfMap(other.fileno(), shape))

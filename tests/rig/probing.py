@@ -28,8 +28,8 @@ COUNTERS = ["calls", "foreign", "doubled", "lost", "unreadable", "connections", 
 PATIENCE_S = 200.0
 """For a compilation on a processor that is emulated, or busy with other tests."""
 _HERE = ROOT / "tests" / "probes"
-_SEEN = struct.Struct("=8QIHBB64s")
-_CALL_BYTES = 72
+_SEEN = struct.Struct("=8QIIHBB4x64s")
+_CALL_BYTES = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class Probing:
         seen = self._maps["seen"]
         for key, value in sorted(seen.entries(), key=lambda entry: struct.unpack("=Q", entry[0])):
             seen.delete(key)
-            sandbox, connection, _, _, size, _, _, cookie, process, _, act, library, text = (
+            sandbox, connection, _, _, size, _, _, cookie, process, _, _, act, library, text = (
                 _SEEN.unpack(value)
             )
             found.append(

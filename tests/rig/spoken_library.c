@@ -3,6 +3,9 @@
  * A library with OpenSSL's calls that writes records as TLS has them, and for encryption turns some bits of
  * each octet over: for connections that a real library cannot be brought to at will.
  */
+#include <alloca.h>
+#include <pthread.h>
+#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +17,8 @@
 #define TEXT	  23
 #define SECRET	  0xa5
 #define HELD	  (1 << 16)
+#define FORSAKEN  (-2) /* in place of a descriptor: a read of it never returns */
+#define STACK	  (64 << 10)
 
 struct ssl_st {
 	int fd; /* below 0: records wait in held until they are taken */
@@ -96,8 +101,12 @@ static void say(struct ssl_st *ssl, const unsigned char *text, size_t size)
 		put_record(ssl, TEXT, text + at, size - at < MOST ? size - at : MOST, SECRET);
 }
 
+static jmp_buf forsaken;
+
 static int get(struct ssl_st *ssl, unsigned char *room, size_t size)
 {
+	if (ssl->fd == FORSAKEN)
+		longjmp(forsaken, 1);
 	return recv(ssl->fd, room, size, MSG_WAITALL) == (ssize_t)size;
 }
 
@@ -140,4 +149,53 @@ void SSL_free(struct ssl_st *ssl)
 {
 	/* The next one is to lie at the same place. */
 	free(ssl);
+}
+
+/* Begins *count* reads, each at another place of the stack, and returns from none of them. */
+void spoken_forsake(int count)
+{
+	struct ssl_st *ssl = spoken_new(FORSAKEN);
+
+	ssl->shaken = 1;
+	for (volatile int i = 0; i < count; i++) {
+		if (!setjmp(forsaken)) {
+			volatile char *deeper = alloca(16 * (i + 1));
+
+			deeper[0] = 0;
+			SSL_read(ssl, ssl->held, HELD);
+		}
+	}
+	free(ssl);
+}
+
+static pthread_barrier_t gathered;
+
+static void *shake_in_crowd(void *ssl)
+{
+	SSL_do_handshake(ssl);
+	pthread_barrier_wait(&gathered);
+	return 0;
+}
+
+/* Shakes hands for one connection, which goes nowhere, on *count* threads that are there all at once. */
+int spoken_crowd(int count)
+{
+	struct ssl_st *ssl = spoken_new(-1);
+	pthread_t threads[count];
+	pthread_attr_t small;
+	int failed = 0;
+
+	ssl->shaken = 1;
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, STACK);
+	pthread_barrier_init(&gathered, 0, count);
+	for (int i = 0; i < count && !failed; i++)
+		failed = pthread_create(&threads[i], &small, shake_in_crowd, ssl);
+	if (failed) /* those that are there wait for ever */
+		return failed;
+	for (int i = 0; i < count; i++)
+		pthread_join(threads[i], 0);
+	pthread_barrier_destroy(&gathered);
+	free(ssl);
+	return 0;
 }

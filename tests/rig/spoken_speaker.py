@@ -129,6 +129,14 @@ class Speaker:
         for _ in range(count):
             self._library.SSL_do_handshake(ctypes.c_void_p(self._library.spoken_new(-1)))
 
+    def forsake(self, count: int) -> None:
+        """Begin *count* reads that never return."""
+        self._library.spoken_forsake(count)
+
+    def crowd(self, count: int) -> int:
+        """Shake hands on *count* threads that are there at the same time; return what failed."""
+        return int(self._library.spoken_crowd(count))
+
     def listen(self) -> int:
         """Listen on loopback, and return the port; what comes waits to be accepted for ever."""
         sock = socket.create_server(("127.0.0.1", 0))
@@ -150,6 +158,14 @@ class Speaker:
         self._sockets.append(sock)
         self._connections.append(ctypes.c_void_p(self._library.spoken_new(sock.fileno())))
         return len(self._sockets) - 1
+
+    def say_in_child(self, number: int, text: str) -> None:
+        """Write *text* in a child, and go on when that has ended."""
+        child = os.fork()
+        if not child:
+            self.say(number, text)
+            os._exit(0)
+        os.waitpid(child, 0)
 
     def fork(self) -> int:
         """Go on in a child; the parent only waits for its end."""
