@@ -4,26 +4,26 @@
 Bookkeeping without a clock; :func:`agentwall.probes.uprobes.attach` does the work. To take a probe
 off takes the kernel 0.1 s, a library has up to 12, and a sandbox makes files and processes as fast
 as it likes. So what is to go waits in a queue (:meth:`Attached.close_some`); while that is long,
-nothing else is taken off, and in the end nothing attached.
+nothing else is taken off, and in the end nothing attached. Who gives way where there is no room:
+:mod:`agentwall.probes.shares`.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from agentwall.errors import KernelError
 from agentwall.flow.tls import TlsLibrary, Unread
 from agentwall.probes import perf, uprobes
 from agentwall.probes.libraries import CALLS
+from agentwall.probes.library_file import FileState, LibraryFile, Probed, stamp_of
 from agentwall.probes.mappings import FileId
 from agentwall.probes.prologue import cheapest_places
+from agentwall.probes.shares import giving_way, poorest, weigh
 
 LINGER_S = 60.0
 """How long a library without users stays probed, and for how long a failure is not tried again:
@@ -32,77 +32,6 @@ MOST_REMEMBERED = 512
 """Files that are not probed, but remembered; those beyond are refused or tried each time."""
 MOST_CLOSING = 64
 """Probes in the queue: from here on nothing is attached, from half of it on nothing taken off."""
-
-
-class Attach(Protocol):
-    """:func:`agentwall.probes.uprobes.attach`."""
-
-    def __call__(
-        self,
-        program_fd: int,
-        file_fd: int,
-        offset: int,
-        *,
-        is_return: bool,
-        cookie: int,
-        pin: Path | None,
-        what: str,
-    ) -> uprobes.Probe:
-        """Attach one program.
-
-        Raises:
-            KernelError: It cannot be attached.
-        """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileState:
-    """What has become of one file."""
-
-    library: TlsLibrary
-    unread: Unread | None
-    """LIMIT or UNREADABLE; None: it is probed."""
-    reason: str
-    """Of UNREADABLE: which call, and what the kernel said. Holds nothing a sandbox chose."""
-    since_s: float
-    """When this came about, on the caller's clock: connections begun before are not read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probed:
-    """One file that is probed, and for whom."""
-
-    file: FileId
-    path: str
-    """As the user who mapped it first sees it: escape before printing."""
-    library: TlsLibrary
-    users: frozenset[Hashable]
-    since_s: float
-    calls: tuple[str, ...]
-    """Names of the functions that are probed."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Library:
-    file: FileId
-    path: str
-    library: TlsLibrary
-    offsets: Mapping[str, int]
-    stamp: tuple[int, int]
-    since_s: float
-    users: set[Hashable] = field(default_factory=set)
-    idle_s: float | None = None  # since when it has no users
-    probes: list[uprobes.Probe] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    unread: Unread | None = None
-    reason: str = ""
-    waiting_fd: int = -1  # of a file that is refused: for when there is room
-    is_rewritten: bool = False  # waits until nothing of before is left
-
-    def state(self) -> FileState:
-        return FileState(
-            library=self.library, unread=self.unread, reason=self.reason, since_s=self.since_s
-        )
 
 
 class Attached:
@@ -114,7 +43,7 @@ class Attached:
         *,
         max_libraries: int,
         pins: Path | None,
-        attach: Attach = uprobes.attach,
+        attach: uprobes.Attach = uprobes.attach,
     ) -> None:
         """Begin with none.
 
@@ -134,13 +63,16 @@ class Attached:
         self._pins = pins
         self._attach = attach
         self._cookies = itertools.count(1)
-        self._files: dict[FileId, _Library] = {}
+        self._files: dict[FileId, LibraryFile] = {}
         self._files_of: dict[Hashable, set[FileId]] = {}
         self._closing: deque[uprobes.Probe] = deque()
         self.attached_total = 0
         """Files that were probed, those that are no longer included."""
         self.refused_limit = 0
         """Times a file was refused because as many are probed as may be."""
+        self.displaced = 0
+        """Times a file gave way to one of a sandbox that had fewer."""
+        self._changed: set[Hashable] = set()
         self.unreadable = 0
         """Times a file could not be probed."""
         try:
@@ -176,6 +108,9 @@ class Attached:
         user: Hashable,
         path: str,
         now_s: float,
+        *,
+        is_system: bool = False,
+        is_ahead: bool = False,
     ) -> FileState:
         """Note that *user* maps a library, and probe it unless it is.
 
@@ -188,31 +123,47 @@ class Attached:
             user: Until :meth:`drop`: a process of a sandbox.
             path: As the user sees it; for :meth:`libraries`.
             now_s: On a clock that only goes forward.
+            is_system: It is one of the host's own libraries, whoever maps it.
+            is_ahead: Nobody maps it yet: it takes nobody's place.
         """
-        entry = self._files.get(file)
-        stamp = _stamp(fd)
-        if entry is None or entry.stamp != stamp:
-            fresh = _Library(
-                file=file, path=path, library=library, offsets=offsets, stamp=stamp, since_s=now_s
+        entry, stamp = self._files.get(file), stamp_of(fd)
+        is_new = entry is None or entry.stamp != stamp
+        if entry is None or is_new:
+            fresh = LibraryFile(
+                file=file,
+                path=path,
+                library=library,
+                offsets=offsets,
+                stamp=stamp,
+                since_s=now_s,
+                is_system=is_system,
             )
-            # Written over in place: the old offsets lead into the middle of something, and the
-            # kernel holds copies of old instructions as long as a probe of before is there.
-            if entry is not None:
-                fresh.users, entry.users = entry.users, set()
-                fresh.is_rewritten = bool(entry.probes)
-                self._forget(entry)
-            self._files[file] = entry = fresh
-            self._begin(entry, fd, now_s)
-        elif entry.unread is Unread.UNREADABLE and now_s - entry.since_s >= LINGER_S:
-            self._begin(entry, fd, now_s)
+            entry = self._put(fresh, entry)
+        entry.add(user, now_s, is_ahead=is_ahead)
+        self._try(entry, fd, now_s, is_new=is_new)
+        self._files_of.setdefault(user, set()).add(entry.file)  # one object for all users
         state = entry.state()
-        if entry.unread is not None and self._others() > MOST_REMEMBERED and not entry.users:
-            self._forget(entry)
-            return state
-        entry.users.add(user)
-        entry.idle_s = None
-        self._files_of.setdefault(user, set()).add(file)
+        if entry.unread is not None and self._others() > MOST_REMEMBERED:
+            self._forget(self._least_worth(entry))
         return state
+
+    def _put(self, fresh: LibraryFile, former: LibraryFile | None) -> LibraryFile:
+        # Written over in place: the old offsets lead into the middle of something, and the
+        # kernel holds copies of old instructions as long as a probe of before is there.
+        if former is not None:
+            fresh.users, former.users = former.users, set()
+            fresh.owners, former.owners = former.owners, Counter()
+            fresh.is_rewritten = bool(former.probes)
+            self._forget(former)
+        self._files[fresh.file] = fresh
+        return fresh
+
+    def _try(self, entry: LibraryFile, fd: int, now_s: float, *, is_new: bool) -> None:
+        is_old = now_s - entry.since_s >= LINGER_S
+        if is_new or (entry.unread is Unread.UNREADABLE and is_old):
+            self._begin(entry, fd, now_s)
+        elif entry.is_waiting:
+            self._settle(now_s)
 
     def drop(self, user: Hashable, now_s: float) -> None:
         """Note that *user* is gone; one that is not known does not matter."""
@@ -220,7 +171,7 @@ class Attached:
             entry = self._files.get(file)
             if entry is None:
                 continue
-            entry.users.discard(user)
+            entry.discard(user)
             if entry.users:
                 continue
             if entry.unread is Unread.LIMIT:
@@ -245,6 +196,14 @@ class Attached:
         for _ in range(min(limit, len(self._closing))):
             self._closing.popleft().close()
         return bool(self._closing)
+
+    def take_changed(self) -> set[Hashable]:
+        """Return whose files were displaced, or probed after they had waited, since the last time.
+
+        What was said of these users holds no longer.
+        """
+        changed, self._changed = self._changed, set()
+        return changed
 
     def libraries(self) -> list[Probed]:
         """Return what is probed, in the order in which it was attached."""
@@ -282,7 +241,7 @@ class Attached:
 
     def _clear(self) -> None:
         for entry in self._files.values():
-            _close_waiting(entry)
+            entry.let_go()
         self._files.clear()
         self._files_of.clear()
         self._closing.clear()
@@ -293,56 +252,99 @@ class Attached:
     def _may_take_off(self) -> bool:
         return len(self._closing) < MOST_CLOSING // 2
 
-    def _begin(self, entry: _Library, fd: int, now_s: float) -> None:
+    def _least_worth(self, newest: LibraryFile) -> LibraryFile:
+        """Of what is remembered and not probed, what is to be forgotten."""
+        others = [each for each in self._files.values() if not each.probes]
+        has: Counter[Hashable] = Counter()
+        for each in others:
+            has.update(each.owners.keys())
+        # The newest of the sandbox with most; of those with as many, the one that comes now.
+        return max(
+            others,
+            key=lambda each: (
+                min((has[owner] for owner in each.owners), default=len(others)),
+                each is newest,
+                each.since_s,
+            ),
+        )
+
+    def _begin(self, entry: LibraryFile, fd: int, now_s: float) -> None:
         """Attach, or say in the entry why not."""
         entry.since_s = now_s
-        if not self._must_wait(entry) and self._has_room():
-            self._attach_all(entry, fd)
+        try:
+            entry.hold(fd)
+        except OSError as err:
+            self._fail(entry, perf.failure(err.errno or errno.EMFILE, "wait for room"))
+            return
+        if not self._must_wait(entry) and self._make_room(entry, now_s):
+            self._attach_all(entry)
             return
         self.refused_limit += 1
         entry.unread, entry.reason = Unread.LIMIT, ""
-        try:
-            entry.waiting_fd = os.dup(fd)
-        except OSError as err:
-            self._fail(entry, perf.failure(err.errno or errno.EMFILE, "wait for room"))
 
-    def _must_wait(self, entry: _Library) -> bool:
+    def _must_wait(self, entry: LibraryFile) -> bool:
         return entry.is_rewritten and bool(self._closing)
 
-    def _has_room(self) -> bool:
-        """Say whether one more may be probed, and take an idle one off if that is what it takes."""
+    def _make_room(self, newcomer: LibraryFile, now_s: float) -> bool:
+        """Say whether one more may be probed, and take one off if that is what it takes.
+
+        First of all one that is idle.
+        """
         if len(self._closing) >= MOST_CLOSING:
             return False
         if len(self) < self.max_libraries:
             return True
-        idle = [each for each in self._files.values() if each.probes and each.idle_s is not None]
-        if not idle or not self._may_take_off():
+        if not self._may_take_off():
             return False
-        self._forget(min(idle, key=lambda each: each.idle_s or 0.0))
+        probed = [each for each in self._files.values() if each.probes]
+        idle = [each for each in probed if each.idle_s is not None]
+        if idle:
+            self._forget(min(idle, key=lambda each: each.idle_s or 0.0))
+            return True
+        waiting = [each for each in self._files.values() if each.is_waiting]
+        gives_way = giving_way(probed, newcomer, waiting, self.max_libraries)
+        if gives_way is None or not newcomer.is_mapped:
+            return False
+        self._take_off(gives_way)
+        gives_way.unread, gives_way.since_s = Unread.LIMIT, now_s
+        self.displaced += 1
+        self._changed |= gives_way.users
         return True
 
     def _settle(self, now_s: float) -> None:
-        """Attach what waits for room, first come first served."""
-        waiting = [each for each in self._files.values() if each.waiting_fd >= 0]
-        for entry in sorted(waiting, key=_by_age):
-            if self._must_wait(entry):
-                continue
-            if not self._has_room():
+        """Attach what waits for room: of the sandbox that has least, then first come first served.
+
+        Where there is none it may take that of others.
+        """
+        while True:
+            waiting = [
+                each
+                for each in self._files.values()
+                if each.is_waiting and not self._must_wait(each)
+            ]
+            if not waiting:
+                return
+            has = weigh(each for each in self._files.values() if each.probes)
+            entry = min(
+                waiting,
+                key=lambda each: (not each.is_mapped, poorest(each, has), each.since_s),
+            )
+            if not self._make_room(entry, now_s):
                 return
             entry.since_s = now_s
-            self._attach_all(entry, entry.waiting_fd)
-            _close_waiting(entry)
+            self._changed |= entry.users
+            self._attach_all(entry)
 
-    def _attach_all(self, entry: _Library, fd: int) -> None:
+    def _attach_all(self, entry: LibraryFile) -> None:
         """Attach every call, or none."""
         try:
-            places = cheapest_places(fd, entry.library, entry.offsets)
+            places = cheapest_places(entry.fd, entry.library, entry.offsets)
             for symbol, offset, program, is_return in places:
                 cookie = next(self._cookies)
                 name = f"{cookie:08x}-{symbol}{'-back' if is_return else ''}"
                 probe = self._attach(
                     self._programs[program],
-                    fd,
+                    entry.fd,
                     offset,
                     is_return=is_return,
                     cookie=cookie,
@@ -358,11 +360,12 @@ class Attached:
         entry.calls = [each.symbol for each in CALLS[entry.library] if each.symbol in entry.offsets]
         self.attached_total += 1
 
-    def _fail(self, entry: _Library, err: KernelError) -> None:
+    def _fail(self, entry: LibraryFile, err: KernelError) -> None:
         self.unreadable += 1
+        entry.let_go()
         entry.unread, entry.reason = Unread.UNREADABLE, str(err)
 
-    def _forget(self, entry: _Library) -> None:
+    def _forget(self, entry: LibraryFile) -> None:
         for user in entry.users:
             files = self._files_of.get(user)
             if files is not None:
@@ -370,10 +373,10 @@ class Attached:
                 if not files:
                     del self._files_of[user]
         self._take_off(entry)
-        _close_waiting(entry)
+        entry.let_go()
         del self._files[entry.file]
 
-    def _take_off(self, entry: _Library) -> None:
+    def _take_off(self, entry: LibraryFile) -> None:
         for probe in entry.probes:
             # Without its pin the last thing that holds it is closed later, and waited for then.
             probe.unpin()
@@ -381,16 +384,5 @@ class Attached:
         entry.probes = []
 
 
-def _stamp(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
-
-
-def _by_age(entry: _Library) -> float:
+def _by_age(entry: LibraryFile) -> float:
     return entry.since_s
-
-
-def _close_waiting(entry: _Library) -> None:
-    if entry.waiting_fd >= 0:
-        os.close(entry.waiting_fd)
-        entry.waiting_fd = -1

@@ -24,7 +24,10 @@ import sys
 import time
 from typing import Any
 
-PINNED = ("aw_plain_cgroups", "aw_plain_calls", "aw_plain_counters", "aw_plain_next")
+PINNED = (
+    *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
+    "aw_plain_next",
+)
 """The maps of the wall that the source opens. bcc would make one that is missing."""
 REQUEST_BYTES = 65536
 LOG_BYTES = 8192

@@ -30,11 +30,15 @@ INTERPRETERS: tuple[str, ...] = ("/usr/bin/python3",)
 SOURCES = Path(__file__).parents[1] / "_bpf" / "probes"
 """``tls.c`` and what it includes, put there by ``make bpf``."""
 TIMEOUT_S = 60.0
-"""From the start on; it takes half a second where nothing else runs."""
+"""From the request on; it takes half a second where nothing else runs."""
 
 _CHILD = Path(__file__).with_name("compile_child.py")
 _UPROBES = Path("/sys/bus/event_source/devices/uprobe/type")
-_FIND_BCC = "import importlib.util, sys; sys.exit(importlib.util.find_spec('bcc') is None)"
+# A directory that was left behind is found, too, but has no origin.
+_FIND_BCC = (
+    "import importlib.util, sys; found = importlib.util.find_spec('bcc'); "
+    "sys.exit(found is None or found.origin is None)"
+)
 _FIND_TIMEOUT_S = 10.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _ANSWER_BYTES = 65536
@@ -165,6 +169,8 @@ class Compilation:
     def send(self, pin_dir: Path) -> None:
         """Say where the wall's maps ``aw_plain_*`` are pinned; the child compiles then."""
         assert self._channel is not None
+        # What its parent did meanwhile is not the child's time.
+        self.deadline_s = time.monotonic() + self._timeout_s
         request = {
             "pin_dir": str(pin_dir),
             "source_dir": str(self._sources),

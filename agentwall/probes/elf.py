@@ -40,8 +40,10 @@ _TYPES = {2: "an executable", 3: "a shared object"}
 _MACHINES = {62: "x86-64", 183: "aarch64"}
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 1, 2, 3, 4
 _PF_X, _PF_W = 1, 2
-_DT_NEEDED, _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 1, 4, 5, 6
+_DT_NEEDED, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RPATH, _DT_RUNPATH = 1, 4, 5, 6, 15, 29
 _DT_GNU_HASH, _DT_VERSYM, _DT_FLAGS_1 = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFB
+_PATHS = (_DT_RPATH, _DT_RUNPATH)
+_TEXTS = (_DT_NEEDED, *_PATHS)
 _DF_1_PIE = 0x08000000
 _FUNCTION = {0x12, 0x22}  # STB_GLOBAL or STB_WEAK, STT_FUNC
 _HIDDEN = 0x8000  # of a version: not the one that new programs are linked with
@@ -70,6 +72,8 @@ class Elf:
     """Has PT_DYNAMIC; so has a static PIE, but no :attr:`interpreter`."""
     needed: tuple[str, ...]
     """DT_NEEDED: at most 256 libraries, those with names beyond 255 bytes left out."""
+    search_path: tuple[str, ...]
+    """DT_RPATH or DT_RUNPATH: bounded as DT_NEEDED is, ``$ORIGIN`` as it stands."""
     is_go: bool
     is_rust: bool
     """Only looked for in programs, and thoroughly only in those that define nothing that was asked
@@ -142,7 +146,8 @@ def read_elf(fd: int, wanted: frozenset[str]) -> Elf:
         offsets=offsets,
         interpreter=interpreter,
         is_dynamic=dynamic.is_there,
-        needed=dynamic.needed(),
+        needed=dynamic.texts(_DT_NEEDED),
+        search_path=tuple(p for t in dynamic.texts(*_PATHS) for p in t.split(":") if p),
         is_go=is_go,
         is_rust=is_program and not is_go and _is_rust(file, segments, sections, not offsets),
         build_id=notes.get((b"GNU", 3)),
@@ -203,7 +208,7 @@ class _Dynamic:
         self._file = file
         self._segments = segments
         self._tags: dict[int, int] = {}
-        self._needed: list[int] = []
+        self._texts: list[tuple[int, int]] = []
         segment = _first(segments, _PT_DYNAMIC)
         self.is_there = segment is not None
         if segment is not None:
@@ -217,8 +222,8 @@ class _Dynamic:
         for tag, value in struct.iter_unpack("<QQ", self._file.exactly(begin, size, "dynamic")):
             if tag == 0:
                 break
-            if tag == _DT_NEEDED and len(self._needed) < MAX_NEEDED:
-                self._needed.append(value)
+            if tag in _TEXTS and len(self._texts) < MAX_NEEDED:
+                self._texts.append((tag, value))
             self._tags[tag] = value
 
     def _table(self, tag: int, what: str) -> int:
@@ -229,12 +234,10 @@ class _Dynamic:
             raise ElfError(f"{what}: expected one in a segment, got {got}")
         return offset
 
-    def needed(self) -> tuple[str, ...]:
-        if not self._needed:
-            return ()
-        strings = self._table(_DT_STRTAB, "strings")
-        found = []
-        for each in self._needed:
+    def texts(self, *tags: int) -> tuple[str, ...]:
+        found: list[str] = []
+        for each in (value for tag, value in self._texts if tag in tags):
+            strings = self._table(_DT_STRTAB, "strings")
             data = self._file.at_most(strings + each, MAX_NAME_BYTES + 1, "needed")
             name, end, _ = data.partition(b"\0")
             if name and end:

@@ -42,6 +42,7 @@ CALLS: dict[TlsLibrary, tuple[Call, ...]] = {
         Call("gnutls_record_send", "aw_gnutls_say"),
         Call("gnutls_record_send2", "aw_gnutls_say"),
         Call("gnutls_record_send_early_data", "aw_gnutls_say"),
+        Call("gnutls_record_send_range", "aw_gnutls_say"),
         Call("gnutls_record_recv", "aw_gnutls_hear", "aw_gnutls_hear_back"),
         Call("gnutls_record_recv_seq", "aw_gnutls_hear", "aw_gnutls_hear_back"),
         Call("gnutls_handshake", "aw_gnutls_shake"),
@@ -93,10 +94,18 @@ is NSS, ``libssl.so.3`` and ``libssl-1a2b3c.so.1.1`` (in Python wheels) are Open
 has OpenSSL in it, and exports it for its add-ons."""
 
 
+_STARTS = tuple(name for names in NAMES.values() for name in names)
+_RAW_STARTS = tuple(name.encode() for name in _STARTS)
+
+
 def may_be_library(path: bytes) -> bool:
     """Say whether a mapped file's name is that of a TLS library."""
-    name = path.rpartition(b"/")[2]
-    return name.startswith(tuple(n.encode() for names in NAMES.values() for n in names))
+    return path.rpartition(b"/")[2].startswith(_RAW_STARTS)
+
+
+def is_name_of_library(name: str) -> bool:
+    """Say the same of a file's name without its directory, of which one may have thousands."""
+    return name.startswith(_STARTS)
 
 
 def library_of(symbols: frozenset[str]) -> TlsLibrary | None:

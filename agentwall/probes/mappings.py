@@ -205,7 +205,7 @@ def filesystem_below(pid: int, fd: int) -> str | None:
 
     Nothing of the file system itself is touched.
     """
-    number = _mount_of(fd)
+    number = mount_of(fd)
     # Who has changed its root directory is shown only what is mounted below that.
     mount = _mount(pid, number, _ANY) or _mount("self", number, _ANY)
     return None if mount is None else os.fsdecode(mount.fstype)
@@ -241,6 +241,7 @@ def open_real(pid: int, mapping: Mapping, fd: int) -> tuple[FileId, int]:
     of the host's, and not the container's, which is to go when the container does.
 
     Raises:
+        ProcessLookupError: The process has ended, and nobody can tell what it had mounted.
         OSError: There are too many descriptors.
     """
     own = os.fstat(fd)
@@ -252,7 +253,10 @@ def open_real(pid: int, mapping: Mapping, fd: int) -> tuple[FileId, int]:
 
 
 def _open_layered(pid: int, fd: int, status: os.stat_result) -> int | None:
-    mount = _mount(pid, _mount_of(fd), _ANY)
+    try:
+        mount = _find_mount(pid, mount_of(fd), _ANY)
+    except MappingError as err:  # what one that has just ended shows
+        raise ProcessLookupError(f"process {pid}: gone") from err
     if mount is None or mount.fstype != b"overlay":
         return None
     ours = _mount("self", _ANY, mount.device)
@@ -299,15 +303,21 @@ class _Mount:
 
 
 def _mount(pid: int | str, number: bytes, device: bytes) -> _Mount | None:
-    # The first of the process's namespace whose fields match these patterns.
+    # As _find_mount, and none of a process that has ended.
     with suppress(OSError, MappingError):
-        text = b"".join(_chunks(pid, "mountinfo", MAX_MOUNTINFO_BYTES))
-        if line := re.search(rb"^%s [0-9]+ %s .*$" % (number, device), text, re.MULTILINE):
-            own, _, filesystem = line[0].partition(b" - ")
-            fields, more = own.split(b" "), filesystem.split(b" ")
-            if len(fields) >= 6 and len(more) >= 3:
-                root, point = _unescape(fields[3]), _unescape(fields[4])
-                return _Mount(fields[2], root, point, more[0], more[2])
+        return _find_mount(pid, number, device)
+    return None
+
+
+def _find_mount(pid: int | str, number: bytes, device: bytes) -> _Mount | None:
+    # The first of the process's namespace whose fields match these patterns.
+    text = b"".join(_chunks(pid, "mountinfo", MAX_MOUNTINFO_BYTES))
+    if line := re.search(rb"^%s [0-9]+ %s .*$" % (number, device), text, re.MULTILINE):
+        own, _, filesystem = line[0].partition(b" - ")
+        fields, more = own.split(b" "), filesystem.split(b" ")
+        if len(fields) >= 6 and len(more) >= 3:
+            root, point = _unescape(fields[3]), _unescape(fields[4])
+            return _Mount(fields[2], root, point, more[0], more[2])
     return None
 
 
@@ -315,7 +325,8 @@ def _unescape(field: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
 
 
-def _mount_of(fd: int) -> bytes:
+def mount_of(fd: int) -> bytes:
+    """Return the number of the mount that *fd* was opened through; nothing of it is touched."""
     text = b"".join(_chunks("self", f"fdinfo/{fd}", MAX_MOUNTINFO_BYTES))
     match = re.search(rb"^mnt_id:\s*([0-9]+)$", text, re.MULTILINE)
     return match[1] if match else b"none"

@@ -17,6 +17,7 @@ import fcntl
 import os
 import re
 from pathlib import Path
+from typing import Protocol
 
 from agentwall.errors import KernelError, UnsupportedFeatureError
 from agentwall.probes import perf
@@ -84,6 +85,27 @@ class Probe:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Attach(Protocol):
+    """:func:`attach`, or what stands in its place."""
+
+    def __call__(
+        self,
+        program_fd: int,
+        file_fd: int,
+        offset: int,
+        *,
+        is_return: bool,
+        cookie: int,
+        pin: Path | None,
+        what: str,
+    ) -> Probe:
+        """Attach one program.
+
+        Raises:
+            KernelError: It cannot be attached.
+        """
 
 
 def _of_pmu(name: str) -> str:

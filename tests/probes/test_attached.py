@@ -15,8 +15,8 @@ from agentwall.probes.attached import (
     MOST_CLOSING,
     MOST_REMEMBERED,
     Attached,
-    Probed,
 )
+from agentwall.probes.library_file import Probed
 from agentwall.probes.mappings import FileId
 
 

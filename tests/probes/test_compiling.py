@@ -284,6 +284,17 @@ def test_timeout(pin_dir, tmp_path):
     assert children() == before
 
 
+def test_time_counts_from_the_request(pin_dir):
+    """What the parent does between the start and the request takes nothing of the child's time."""
+    with Compilation(timeout_s=PATIENCE_S) as compilation:
+        compilation.start()
+        at_start_s = compilation.deadline_s
+        compilation.send(pin_dir)
+        at_request_s = compilation.deadline_s
+
+    assert at_request_s > at_start_s
+
+
 @needs_bcc
 def test_expendable():
     """Where memory is short the child goes first, though the daemon is spared."""

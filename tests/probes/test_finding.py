@@ -22,9 +22,10 @@ from rig.silent_fuse import NoFuseError, process_on_silent_fuse
 
 from agentwall.flow.tls import TlsLibrary, Unread
 from agentwall.probes import finding as module
-from agentwall.probes import uprobes
+from agentwall.probes import uprobes, walking
 from agentwall.probes.attached import Attached
 from agentwall.probes.finding import Finder
+from agentwall.probes.mappings import FileId
 
 OPENSSL, _ = functions(["SSL_write", "SSL_read", "SSL_free"])
 GNUTLS, _ = functions(["gnutls_record_send", "gnutls_record_recv"])
@@ -296,7 +297,8 @@ def test_many_that_are_called_so(finder, root, monkeypatch):
     with rooted(root) as pid:
         few = prepare(finder, pid)
         monkeypatch.setattr(module, "MAX_FOUND", 100)
-        monkeypatch.setattr(module, "MAX_ENTRIES", 0)
+        monkeypatch.setattr(walking, "MAX_ENTRIES", 0)
+        monkeypatch.setattr(module, "_listed", {})
         none = prepare(finder, pid, "b")
 
     assert few == ["/usr/lib64/libgnutls.so.30"]
@@ -325,7 +327,7 @@ def test_given_up_half_way(finder, places, root):
 
     assert first == "/usr/lib64/libgnutls.so.30"
     assert list(probed(finder)) == [first]
-    assert held == before + places.standing
+    assert held == before + places.standing + len(finder.attached)
 
 
 @needs_root
@@ -369,3 +371,18 @@ def test_written_over_in_place(parts, tmp_path):
     assert second
     assert first != second
     assert ("a", caller.pid) in users[str(library)]
+
+
+def test_the_hosts_own(finder, tmp_path):
+    """What lies among the host's libraries is the system's; a copy, wherever it lies, is not."""
+    for place in module.PLACES:
+        found = sorted(Path("/", place).glob("libssl.so.3"))
+        if found:
+            break
+    own, status = str(found[0]), found[0].stat()
+    copied = shutil.copy(own, tmp_path)
+
+    assert module._is_hosts(FileId(status.st_dev, status.st_ino), own)
+    assert not module._is_hosts(file_id(Path(copied)), own)
+    assert not module._is_hosts(file_id(Path(copied)), str(copied))
+    assert not module._is_hosts(FileId(0, 0), "/usr/lib/not\0there")

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from rig.cgroup import temp_cgroup
 from rig.containers import podman_engine
 from rig.mapped import PAGE, file_id, mapped, mapping_of, real
 from rig.own_mounts import in_own_mounts
-from rig.process import run_checked
+from rig.process import run_checked, wait_until
 
 from agentwall.probes.mappings import (
     FileId,
+    Mapping,
     _layers,
     executable_mappings,
     open_mapping,
@@ -270,3 +272,31 @@ def test_two_containers_of_one_image_have_one_file(tmp_path):
         assert first_real == second_real
         assert first_real in [file_id(path) for path in layer]
         assert second_real != FileId(status.st_dev, status.st_ino)
+
+
+def test_a_process_that_ends_in_between_maps_nothing_else():
+    """Whose mounts are gone is gone: its file is not taken for another than all others map."""
+    with subprocess.Popen(["/bin/sleep", "100"]) as child:
+        mapping = program_of(child.pid)
+        fd = open_mapping(child.pid, mapping)
+        alive = real_file(child.pid, mapping, fd)
+        child.kill()
+        # A zombie: it has a number, and no mounts.
+        wait_until(lambda: state_of(child.pid) == "Z", what="its end")
+        with pytest.raises(ProcessLookupError):
+            real_file(child.pid, mapping, fd)
+    with pytest.raises(ProcessLookupError):
+        real_file(child.pid, mapping, fd)
+    os.close(fd)
+
+    assert alive.inode == os.stat("/bin/sleep").st_ino
+
+
+def program_of(pid: int) -> Mapping:
+    wait_until(lambda: os.readlink(f"/proc/{pid}/exe") == os.path.realpath("/bin/sleep"), what="it")
+    name = os.fsencode(os.path.realpath("/bin/sleep"))
+    return next(each for each in executable_mappings(pid) if each.path == name)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -32,6 +32,7 @@ STATE = InsideState(
     libraries=(LIBRARY,),
     max_libraries=64,
     over_limit=1,
+    displaced=2,
     unreadable=2,
     calls=40,
     octets=4096,

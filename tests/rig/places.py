@@ -9,8 +9,9 @@ import os
 from agentwall.errors import KernelError
 from agentwall.flow.tls import TlsLibrary
 from agentwall.probes import uprobes
-from agentwall.probes.attached import Attached, FileState
+from agentwall.probes.attached import Attached
 from agentwall.probes.libraries import PROGRAMS
+from agentwall.probes.library_file import FileState
 from agentwall.probes.mappings import FileId
 
 ALL = {name: number for number, name in enumerate(PROGRAMS)}

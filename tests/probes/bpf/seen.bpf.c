@@ -27,6 +27,13 @@ struct {
 } aw_plain_calls SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct aw_plain_key);
+	__type(value, __u64);
+} aw_plain_connections SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
@@ -52,6 +59,7 @@ int aw_plain(void *ctx)
 {
 	__u64 task = bpf_get_current_task(), now = bpf_ktime_get_ns();
 	struct aw_plain_call *call = bpf_map_lookup_elem(&aw_plain_calls, &task);
+	struct aw_plain_key key = {};
 	struct seen one = {};
 	__u32 size;
 
@@ -64,8 +72,15 @@ int aw_plain(void *ctx)
 	if (size && size <= TEXT_LEN)
 		bpf_probe_read_user(one.text, size, (void *)one.call.text);
 	bpf_map_update_elem(&seen, &now, &one, BPF_ANY);
-	if (one.call.act == AW_PLAIN_END)
+	key.sandbox = one.call.sandbox;
+	key.connection = one.call.connection;
+	key.process = one.call.process;
+	if (one.call.act == AW_PLAIN_END) {
 		bpf_map_delete_elem(&aw_plain_calls, &task);
+		bpf_map_delete_elem(&aw_plain_connections, &key);
+	} else {
+		bpf_map_update_elem(&aw_plain_connections, &key, &now, BPF_ANY);
+	}
 	return 0;
 }
 
