@@ -3,18 +3,20 @@
 
 ``exposure`` asks what a command of our own could reach; here others have decided that, and the
 host's view of the sandbox's processes tells. Nothing of the sandbox is opened or followed: links,
-mount tables and status files of /proc only, each bounded, none of which can make the reader wait.
+mount tables and status files of /proc only, each bounded, none of which can make the reader wait;
+and arguments, through ``argv``, which does not wait long.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentwall.host import capabilities
+from agentwall.host.argv import ArgvReader
 from agentwall.host.coverage import Facts
 from agentwall.host.deputies import DEPUTIES
 from agentwall.host.exposure import HOST_SOCKETS
@@ -28,7 +30,6 @@ _MAX_PROCESSES = 256
 _MAX_STATUS_BYTES = 1 << 20
 """The kernel lists up to 65 536 groups before the capabilities."""
 _MAX_MOUNT_BYTES = 1 << 20
-_MAX_COMMAND_BYTES = 4096
 _MAX_LISTED = 8
 _ROOTLESS = frozenset({"NET_RAW", "NET_ADMIN"})
 """What counts in a user namespace of its own: the others hold there over nothing of the host."""
@@ -39,6 +40,9 @@ _MAKING = "runc:["
 """How runc names its processes on the way."""
 _VMMS = ("qemu-system-", "firecracker", "cloud-hypervisor", "crosvm", "stratovirt", "dragonball")
 _SENTRY = b"runsc-sandbox"
+
+
+_CommandLine = Callable[[int], bytes | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +94,16 @@ class Guarding:
     sockets_outside: tuple[str, ...] = ()
 
 
-def facts_of(pids: Collection[int], view: HostView, guarding: Guarding) -> Facts:
+def facts_of(pids: Collection[int], view: HostView, guarding: Guarding, argv: ArgvReader) -> Facts:
     """Return the facts for a sandbox whose processes are *pids*, as far as they can be known.
 
     Args:
         pids: In the caller's PID namespace; the first 256 are looked at.
         view: See :func:`look_at_host`.
         guarding: What the wall is like.
+        argv: Of the calling thread.
     """
-    seen = _look_at(pids)
+    seen = _look_at(pids, lambda pid: argv.read(pid, guarding.cgroup))
     if not seen.looked_at:
         seen.unknown.append("no process that could be looked at")
     hosts = view.namespaces
@@ -143,7 +148,7 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
 
 
-def _look_at(pids: Collection[int]) -> _Seen:
+def _look_at(pids: Collection[int], command_line: _CommandLine) -> _Seen:
     seen = _Seen()
     gone = 0
     for pid in list(pids)[:_MAX_PROCESSES]:
@@ -151,7 +156,7 @@ def _look_at(pids: Collection[int]) -> _Seen:
         if status.get("State", "").startswith(("Z", "X")):
             continue  # Dead: it holds nothing any more.
         spaces = _namespaces(pid) if status else None
-        if not spaces or not _take(seen, pid, status, spaces):
+        if not spaces or not _take(seen, pid, status, spaces, command_line):
             gone += 1
             continue
         seen.looked_at += 1
@@ -165,7 +170,13 @@ def _look_at(pids: Collection[int]) -> _Seen:
     return seen
 
 
-def _take(seen: _Seen, pid: int, status: dict[str, str], spaces: dict[str, str]) -> bool:
+def _take(
+    seen: _Seen,
+    pid: int,
+    status: dict[str, str],
+    spaces: dict[str, str],
+    command_line: _CommandLine,
+) -> bool:
     try:
         reachable = int(status["CapPrm"], 16) | int(status["CapEff"], 16)
         if status["NoNewPrivs"] != "1":
@@ -174,7 +185,7 @@ def _take(seen: _Seen, pid: int, status: dict[str, str], spaces: dict[str, str])
         is_unfiltered = status["Seccomp"] != "2"
         mounts = () if spaces["mnt"] in seen.namespaces.get("mnt", ()) else _mounts_of(pid)
         program = os.readlink(f"/proc/{pid}/exe")
-        stack = _stack_of(pid, program)
+        stack = _stack_of(pid, program, command_line)
         # What was read is of this process only if its namespaces are still the same.
         if _namespaces(pid) != spaces:
             return False
@@ -238,13 +249,20 @@ def _is_maker(name: str, program: str) -> bool:
     )
 
 
-def _stack_of(pid: int, program: str) -> str | None:
-    """Return what of a process makes packets that no hook sees, a virtual machine or gVisor."""
+def _stack_of(pid: int, program: str, command_line: _CommandLine) -> str | None:
+    """Return what of a process makes packets that no hook sees, a virtual machine or gVisor.
+
+    Raises:
+        OSError: It has ended, or its arguments were not to be had in time.
+    """
     name = os.path.basename(program)
     if name.startswith(_VMMS):
         return name
     if name.startswith(("runsc", "exe", "memfd:")):
-        words = _read(f"/proc/{pid}/cmdline", _MAX_COMMAND_BYTES).split(b"\0")
+        line = command_line(pid)
+        if line is None:
+            raise TimeoutError
+        words = line.split(b"\0")
         # With --network=host it makes sockets of this host, which hooks do see.
         if words[0].endswith(_SENTRY) and b"--network=host" not in words:
             return "gVisor"

@@ -12,21 +12,23 @@ import time
 from collections import OrderedDict
 
 from agentwall.flow.record import Process, ProcessSource, Task
-from agentwall.host.cgroup import path_of
+from agentwall.host.argv import ArgvReader
+from agentwall.host.cgroup import parse_membership
 
 _MAX_CACHED = 1024
 _FRESH_S = 1.0
 """How long a description is used again: an exec in between goes unnoticed that long."""
-_MAX_ARGV_BYTES = 4096
 _MAX_ARGUMENTS = 256
 _MAX_STATUS_BYTES = 4096
+_MAX_CGROUP_BYTES = 65536
 
 
 class ProcessReader:
-    """Reads processes of the cgroup *path* and those below it."""
+    """Reads processes of the cgroup *path* and those below it; none of them can make it wait."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, argv: ArgvReader) -> None:
         self._path = path
+        self._argv = argv
         self._cache: OrderedDict[int, tuple[float, Process | None]] = OrderedDict()
 
     def read(self, task: Task) -> Process | None:
@@ -50,11 +52,12 @@ class ProcessReader:
     def _read(self, task: Task) -> Process | None:
         directory = f"/proc/{task.pid}"
         try:
-            argv = _read_bytes(f"{directory}/cmdline", _MAX_ARGV_BYTES)
+            argv = self._argv.read(task.pid, self._path)
             status = _read_bytes(f"{directory}/status", _MAX_STATUS_BYTES)
             exe = _read_link(f"{directory}/exe")
             # Last: had the pid been reused before, this would not be the sandbox's.
-            if not self._holds(path_of(task.pid)):
+            cgroup = _read_bytes(f"{directory}/cgroup", _MAX_CGROUP_BYTES)
+            if not self._holds(parse_membership(cgroup.decode("utf-8", "surrogateescape"))):
                 return None
         except OSError:
             return None
@@ -87,8 +90,9 @@ def _read_link(path: str) -> str | None:
         return None  # A kernel thread, or a process that is just ending.
 
 
-def _arguments(raw: bytes) -> tuple[str, ...] | None:
-    # A process that is ending has no memory any more, and so no arguments.
+def _arguments(raw: bytes | None) -> tuple[str, ...] | None:
+    # A process that is ending has no memory any more, and so no arguments; of one that lets nobody
+    # read its memory there are none in time.
     if not raw:
         return None
     return tuple(map(_text, raw.removesuffix(b"\0").split(b"\0")[:_MAX_ARGUMENTS]))

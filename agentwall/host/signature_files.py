@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signature files of this host, and the automaton they compile to, kept on disk.
+"""The signature files of this host, and what they compile to, kept on disk.
 
 Compiling takes long and comes out the same each time, so what it came to is kept, see
-:mod:`agentwall.host.automaton_file`. Where it cannot be kept it is made anew each time.
+:mod:`agentwall.host.kept_files`. Where it cannot be kept it is made anew each time. numpy is
+imported only for what is made or read of an automaton, and not for a table that was kept.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agentwall.detect.automaton import Automaton
 from agentwall.detect.budget import BudgetError
-from agentwall.detect.dfa import compile_automaton
+from agentwall.detect.packed import PackedTable
 from agentwall.detect.pattern import PatternError
 from agentwall.detect.signature import SignatureSet
 from agentwall.detect.signature_load import LoadedSignatures, load_files
 from agentwall.errors import PolicyError
-from agentwall.host.automaton_file import cache_directory, load_automaton, store_automaton
+from agentwall.host.kept_files import cache_directory
 from agentwall.host.signature_text import read_text, unreadable
+from agentwall.host.table_file import load_table, store_table
 from agentwall.policy.extends import shipped_policies
 from agentwall.policy.problems import Problems
+
+if TYPE_CHECKING:
+    from agentwall.detect.automaton import Automaton
 
 SITE_SIGNATURES = Path("/etc/agentwall/signatures")
 
@@ -95,12 +100,35 @@ def _display(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
+def table_of(signatures: SignatureSet) -> PackedTable:
+    """Return the kernel's table for *signatures*: from the cache, or made and put there.
+
+    Raises:
+        PolicyError: They need more states than there is room for.
+        BudgetError: They have too many dialects, or need too many cells.
+    """
+    directory = cache_directory()
+    if directory is not None:
+        kept = load_table(directory, signatures.digest, len(signatures.signatures))
+        if kept is not None:
+            return kept
+    from agentwall.detect.packing import pack_table
+
+    table = pack_table(automaton_of(signatures), signatures)
+    if directory is not None:
+        store_table(directory, signatures.digest, table)
+    return table
+
+
 def automaton_of(signatures: SignatureSet) -> Automaton:
     """Return what *signatures* compile to: from the cache, or compiled and put there.
 
     Raises:
         PolicyError: They need more states than there is room for.
     """
+    from agentwall.detect.dfa import compile_automaton
+    from agentwall.host.automaton_file import load_automaton, store_automaton
+
     directory = cache_directory()
     count = len(signatures.signatures)
     if directory is not None:

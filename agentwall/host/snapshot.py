@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agentwall.errors import HostError
 from agentwall.flow.record import Process, Task
+from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import Cgroup
 from agentwall.host.netns import netns_id
 from agentwall.host.process import ProcessReader
@@ -37,10 +38,14 @@ class Snapshot:
     """What could not be looked at, and why."""
 
 
-def take_snapshot(cgroup: Cgroup) -> Snapshot:
-    """Look into *cgroup* and those below. What cannot be read is named, never raised."""
+def take_snapshot(cgroup: Cgroup, argv: ArgvReader) -> Snapshot:
+    """Look into *cgroup* and those below. What cannot be read is named, never raised.
+
+    Of *argv*, which is the calling thread's, there may be nothing more once a process of the
+    sandbox makes it wait.
+    """
     pids = cgroup.pids()
-    reader = ProcessReader(cgroup.path)
+    reader = ProcessReader(cgroup.path, argv)
     found = [
         process
         for pid in pids[:MAX_PROCESSES]

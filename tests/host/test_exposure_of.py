@@ -7,14 +7,18 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from rig.cgroup import temp_cgroup
+from rig.held_memory import held_or_skip
 from rig.process import wait_until
 from rig.scratch import scratch
 
 from agentwall.host import exposure_of
+from agentwall.host.argv import ArgvReader
 from agentwall.host.coverage import assess_coverage
 from agentwall.host.exposure_of import Guarding, HostView, Service, facts_of, look_at_host
 from agentwall.host.socket_families import unseen_families
@@ -63,7 +67,7 @@ def _settled(pid: int) -> int:
 
 
 def facts(pid: int, view: HostView, **changes: object):
-    return facts_of([pid], view, replace(GUARDING, **changes))
+    return facts_of([pid], view, replace(GUARDING, **changes), ArgvReader())
 
 
 def test_confined(view):
@@ -119,7 +123,7 @@ def test_hosts_namespaces(view):
 @pytest.mark.parametrize("pids", [[], [UNLIKELY]])
 def test_nobody(view, pids):
     """Without a process to look at nothing is known, and that is not full."""
-    found = facts_of(pids, view, GUARDING)
+    found = facts_of(pids, view, GUARDING, ArgvReader())
 
     assert "no process that could be looked at" in found.unknown
     assert not found.has_own_netns
@@ -129,7 +133,7 @@ def test_nobody(view, pids):
 def test_gone(view):
     """One process that has gone makes what is known less than all."""
     with inside() as pid:
-        found = facts_of([pid, UNLIKELY], view, GUARDING)
+        found = facts_of([pid, UNLIKELY], view, GUARDING, ArgvReader())
 
     assert found.unknown == ("processes that had gone or are not readable: 1",)
     assert found.has_own_netns
@@ -139,9 +143,23 @@ def test_many(view, monkeypatch):
     """Those beyond the bound are not known."""
     monkeypatch.setattr(exposure_of, "_MAX_PROCESSES", 1)
     with inside() as pid, inside() as other:
-        found = facts_of([pid, other], view, GUARDING)
+        found = facts_of([pid, other], view, GUARDING, ArgvReader())
 
     assert found.unknown == ("processes not looked at: 1",)
+
+
+def test_held_memory(view, tmp_path):
+    """Who has a name as gVisor has and lets nobody read its arguments is not known."""
+    program = tmp_path / "exe"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    argv = ArgvReader()
+    with temp_cgroup() as cgroup, held_or_skip(tmp_path, cgroup, 1, str(program)) as held:
+        found = facts_of(held.pids, view, GUARDING, argv)
+        left_behind = argv.left_behind
+    argv.close()
+
+    assert "processes that had gone or are not readable: 1" in found.unknown
+    assert left_behind == 1
 
 
 def test_nobody_to_compare_with(view):
@@ -156,7 +174,7 @@ def test_nobody_to_compare_with(view):
 def test_worst_of_several(view):
     """One process in the host's network namespace is enough."""
     with inside() as pid, inside(options=("--mount",)) as other:
-        found = facts_of([pid, other], view, GUARDING)
+        found = facts_of([pid, other], view, GUARDING, ArgvReader())
 
     assert not found.has_own_netns
 

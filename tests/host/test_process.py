@@ -10,8 +10,17 @@ import pytest
 from rig.process import wait_until
 
 from agentwall.flow.record import ProcessSource, Task
+from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import path_of
 from agentwall.host.process import ProcessReader
+
+
+@pytest.fixture
+def argv():
+    """Who reads the arguments."""
+    made = ArgvReader()
+    yield made
+    made.close()
 
 
 def task(pid: int) -> Task:
@@ -34,9 +43,9 @@ def cmdline(pid: int) -> bytes:
         return file.read()
 
 
-def test_member(child):
+def test_member(child, argv):
     """A living member is described with its program, arguments and parent."""
-    found = ProcessReader(path_of("self")).read(task(child.pid))
+    found = ProcessReader(path_of("self"), argv).read(task(child.pid))
 
     assert found.argv == ("sh", "-c", "read x; :", "a b", "", "\\xff\x1b[31m")
     assert found.exe == os.path.realpath("/bin/sh")
@@ -44,34 +53,34 @@ def test_member(child):
     assert found.source is ProcessSource.PROC
 
 
-def test_stranger(child):
+def test_stranger(child, argv):
     """A process outside the sandbox's cgroup is never described, though it has the pid."""
-    assert ProcessReader("/agentwall.slice/agentwall-other").read(task(child.pid)) is None
+    assert ProcessReader("/agentwall.slice/agentwall-other", argv).read(task(child.pid)) is None
 
 
-def test_neighbour_of_similar_name(child):
+def test_neighbour_of_similar_name(child, argv):
     """A cgroup whose name begins like the sandbox's is not below it."""
     shorter = path_of("self").rstrip("/")[:-1] or "/x"
 
-    assert ProcessReader(shorter).read(task(child.pid)) is None
+    assert ProcessReader(shorter, argv).read(task(child.pid)) is None
 
 
-def test_gone():
+def test_gone(argv):
     """Of a process that has ended there is nothing to say."""
     child = subprocess.Popen(["true"])
     child.wait()
 
-    assert ProcessReader(path_of("self")).read(task(child.pid)) is None
+    assert ProcessReader(path_of("self"), argv).read(task(child.pid)) is None
 
 
-def test_no_task():
+def test_no_task(argv):
     """An event without a task has no process."""
-    assert ProcessReader(path_of("self")).read(task(0)) is None
+    assert ProcessReader(path_of("self"), argv).read(task(0)) is None
 
 
-def test_remembered(child):
+def test_remembered(child, argv):
     """A description is used again for a moment after the process has ended."""
-    reader = ProcessReader(path_of("self"))
+    reader = ProcessReader(path_of("self"), argv)
     before = reader.read(task(child.pid))
     child.kill()
     child.wait()
@@ -79,12 +88,12 @@ def test_remembered(child):
     assert reader.read(task(child.pid)) == before
 
 
-def test_long_arguments():
+def test_long_arguments(argv):
     """A huge command line is read only so far."""
     words = ["sh", "-c", "read x; :", *["x" * 1000] * 100]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as started:
         wait_until(lambda: b"read x" in cmdline(started.pid), what="the child's execve")
-        found = ProcessReader(path_of("self")).read(task(started.pid))
+        found = ProcessReader(path_of("self"), argv).read(task(started.pid))
         started.kill()
 
     assert sum(map(len, found.argv)) <= 4096

@@ -6,15 +6,17 @@ from __future__ import annotations
 import pytest
 from rig.tree import ROOT
 
+from agentwall.detect import dfa, packing
 from agentwall.detect.scan import scan
 from agentwall.detect.signature import Side, Transport
 from agentwall.errors import PolicyError
-from agentwall.host import automaton_file, signature_files
+from agentwall.host import kept_files, signature_files
 from agentwall.host.signature_files import (
     automaton_of,
     load_signature_files,
     read_signatures,
     shipped_signatures,
+    table_of,
 )
 
 TEXT = """\
@@ -34,7 +36,7 @@ def _write(path, name):
 def _cache(tmp_path, monkeypatch):
     """A site and a cache of the test's own."""
     monkeypatch.setattr(signature_files, "SITE_SIGNATURES", tmp_path / "site")
-    monkeypatch.setattr(automaton_file, "SYSTEM_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(kept_files, "SYSTEM_CACHE", tmp_path / "cache")
 
 
 def test_shipped_are_read(monkeypatch):
@@ -92,13 +94,13 @@ def test_automaton_is_kept(tmp_path, monkeypatch):
     first = load_signature_files([_write(tmp_path / "a.yaml", "abc")]).signatures
     second = load_signature_files([_write(tmp_path / "b.yaml", "bcd")]).signatures
     compiled = []
-    compile_automaton = signature_files.compile_automaton
+    compile_automaton = dfa.compile_automaton
 
     def _compile(signatures):
         compiled.append(signatures)
         return compile_automaton(signatures)
 
-    monkeypatch.setattr(signature_files, "compile_automaton", _compile)
+    monkeypatch.setattr(dfa, "compile_automaton", _compile)
     for signatures in (first, first, second, first, second):
         automaton = automaton_of(signatures)
         text = signatures.signatures[0].examples[0]
@@ -108,12 +110,44 @@ def test_automaton_is_kept(tmp_path, monkeypatch):
     assert compiled == [first.signatures, second.signatures]
 
 
+def test_table_is_kept(tmp_path, monkeypatch):
+    """What was packed once is not packed again, nor is its automaton made; another set's is."""
+    first = load_signature_files([_write(tmp_path / "a.yaml", "abc")]).signatures
+    second = load_signature_files([_write(tmp_path / "b.yaml", "bcd")]).signatures
+    packed = []
+    pack_table = packing.pack_table
+
+    def _pack(automaton, signatures):
+        packed.append(signatures)
+        return pack_table(automaton, signatures)
+
+    monkeypatch.setattr(packing, "pack_table", _pack)
+    for signatures in (first, second, first, second):
+        table = table_of(signatures)
+
+        assert table == pack_table(automaton_of(signatures), signatures)
+    assert packed == [first, second]
+
+
+def test_table_of_others(tmp_path):
+    """Where somebody else could have written it, a table is made anew."""
+    signatures = load_signature_files([_write(tmp_path / "a.yaml", "abc")]).signatures
+    table = table_of(signatures)
+    (path,) = (tmp_path / "cache").glob("*.table")
+    path.write_bytes(b"another")
+    (tmp_path / "cache").chmod(0o770)
+
+    assert table_of(signatures) == table
+    assert path.read_bytes() == b"another"
+
+
 def test_automaton_without_a_cache(tmp_path, monkeypatch):
     """Where nothing can be kept, it is compiled each time."""
     monkeypatch.setattr(signature_files, "cache_directory", lambda: None)
     signatures = load_signature_files([_write(tmp_path / "a.yaml", "abc")]).signatures
 
     assert scan(automaton_of(signatures), Transport.TCP, Side.CLIENT, b"abc")
+    assert table_of(signatures).states > 1
     assert not (tmp_path / "cache").exists()
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from rig.cgroup import cgroup_root, in_cgroup, members, temp_cgroup
+from rig.held_memory import held_or_skip
 from rig.process import wait_until
 
+from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import Cgroup
 from agentwall.host.snapshot import MAX_PROCESSES, take_snapshot
 
@@ -34,6 +36,14 @@ def cgroup():
 
 
 @pytest.fixture
+def argv():
+    """Who reads the arguments."""
+    made = ArgvReader()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def start(cgroup):
     """A function that starts a command in the cgroup."""
     with ExitStack() as stack:
@@ -52,12 +62,12 @@ def start(cgroup):
 
 
 @pytest.mark.parametrize("elsewhere", [(), ("unshare", "--net")])
-def test_processes_and_sockets(cgroup, start, elsewhere):
+def test_processes_and_sockets(cgroup, argv, start, elsewhere):
     """Each is there, and what listens in another network namespace too."""
     setup = "ip link set lo up; " if elsewhere else ""
     child = start(*elsewhere, "sh", "-c", f'{setup}exec "$0" -c "$1"', sys.executable, LISTEN)
     tcp, udp = map(int, child.stdout.readline().split())
-    found = take_snapshot(cgroup)
+    found = take_snapshot(cgroup, argv)
 
     [process] = found.processes
     assert process.pid == child.pid
@@ -68,7 +78,7 @@ def test_processes_and_sockets(cgroup, start, elsewhere):
     assert found.problems == ()
 
 
-def test_others_are_not_in_it(cgroup, start):
+def test_others_are_not_in_it(cgroup, argv, start):
     """Sockets and processes outside are nobody's business."""
     with temp_cgroup() as other:
         command = in_cgroup(other, sys.executable, "-c", LISTEN)
@@ -77,20 +87,30 @@ def test_others_are_not_in_it(cgroup, start):
             sleeper = start("sleep", "600")
             comm = Path(f"/proc/{sleeper.pid}/comm")
             wait_until(lambda: comm.read_text() == "sleep\n", what="sleep")
-            found = take_snapshot(cgroup)
+            found = take_snapshot(cgroup, argv)
             child.kill()
 
     assert [each.comm for each in found.processes] == ["sleep"]
     assert found.sockets == ()
 
 
-def test_bound(cgroup, start):
+def test_bound(cgroup, argv, start):
     """Of very many processes the first are described, and all counted."""
     start("sh", "-c", f"for i in $(seq {MAX_PROCESSES + 20}); do sleep 600 & done; wait")
     wait_until(lambda: len(cgroup.pids()) == MAX_PROCESSES + 21, what="the processes")
-    found = take_snapshot(cgroup)
+    found = take_snapshot(cgroup, argv)
     cgroup.kill()
 
     assert len(found.processes) <= MAX_PROCESSES
     assert len(found.processes) > MAX_PROCESSES - 8
     assert found.process_count == MAX_PROCESSES + 21
+
+
+def test_held_memory(cgroup, argv, tmp_path):
+    """Processes whose memory nobody can read are there, without arguments and at once."""
+    with held_or_skip(tmp_path, cgroup.directory, 3) as held:
+        found = take_snapshot(cgroup, argv)
+
+    shown = {each.pid: each.argv for each in found.processes}
+    assert [shown[pid] for pid in held.pids] == [None] * 3
+    assert argv.left_behind <= 1

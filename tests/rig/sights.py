@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from agentwall.detect.signature_load import load_signatures
 from agentwall.engine.commands import KillFlow
 from agentwall.engine.engine import Engine
-from agentwall.engine.events import RulesApplied, SandboxStarted, SignaturesApplied
+from agentwall.engine.events import Event, RulesApplied, SandboxStarted, SignaturesApplied
 from agentwall.errors import SourceLocation
 from agentwall.flow.record import Attempt, Excerpt, Match, SandboxKey, Task
 from agentwall.flow.verdict import Direction, Hook, Mode, ReasonCode, Verdict
@@ -146,11 +146,9 @@ KILL = KillFlow(
 )
 
 
-def engine_of(**changes: object) -> Engine:
-    """Return an engine that watches one sandbox, under the policy with *changes*."""
-    policy = replace(POLICY, **changes)
-    engine = Engine()
-    for event in (
+def beginning(policy: Policy = POLICY) -> tuple[Event, ...]:
+    """Return what makes an engine watch one sandbox."""
+    return (
         SandboxStarted(
             key=KEY,
             sandbox=SANDBOX,
@@ -161,6 +159,12 @@ def engine_of(**changes: object) -> Engine:
         ),
         RulesApplied(key=KEY, mono_ns=6, generation=3, policy=policy, tables=TABLES),
         SignaturesApplied(key=KEY, signatures=SIGNATURES, table=1, accepts=ACCEPTS),
-    ):
+    )
+
+
+def engine_of(**changes: object) -> Engine:
+    """Return an engine that watches one sandbox, under the policy with *changes*."""
+    engine = Engine()
+    for event in beginning(replace(POLICY, **changes)):
         list(engine.handle(event))
     return engine

@@ -23,8 +23,11 @@ from rig.own_mounts import enter_own_mounts
 
 _TESTS = Path(__file__).parents[1]
 _PAGE = mmap.PAGESIZE
-_LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _INIT = 1, 2, 3, 14, 15, 26
+_LOOKUP, _FORGET, _GETATTR, _OPEN, _INIT = 1, 2, 3, 14, 26
+READ = 15
 _ROOT, _FILE = 1, 2
+_PAGES = 64
+"""Of the file; all alike."""
 _ENOSYS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,11 +60,7 @@ def process_on_silent_fuse(directory: Path, name: str) -> Iterator[int]:
 
 def _serve(directory: Path, name: str) -> None:
     enter_own_mounts()
-    # Not inherited by what maps the file: the connection is to end with this process.
-    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
-    if _libc.mount(b"silent", os.fsencode(directory), b"fuse.silent", 0, options) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "mount")
+    fuse = mount_fuse(directory)
     mapped, has_mapped = os.pipe()
     parent = os.getpid()
     child = os.fork()
@@ -70,9 +69,28 @@ def _serve(directory: Path, name: str) -> None:
         _map(directory / name, has_mapped, parent)
     os.close(has_mapped)
     while mapped not in select.select([fuse, mapped], [], [])[0]:
-        _answer(fuse, os.read(fuse, 1 << 20))
+        answer(fuse, os.read(fuse, 1 << 20))
     print(child if os.read(mapped, 1) else "nothing could be mapped", flush=True)
     signal.pause()
+
+
+def mount_fuse(directory: Path) -> int:
+    """Mount a file system of one file, of any name, on *directory*; return where it is served.
+
+    Raises:
+        OSError: It could not be mounted.
+    """
+    # Not inherited by what maps the file: the connection is to end with its server.
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+    if _libc.mount(b"silent", os.fsencode(directory), b"fuse.silent", 0, options) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "mount")
+    return fuse
+
+
+def code_of(request: bytes) -> int:
+    """Return what a request of the kernel wants, such as :data:`READ`."""
+    return int(struct.unpack_from("<II", request)[1])
 
 
 def _map(path: Path, has_mapped: int, parent: int) -> None:
@@ -87,7 +105,8 @@ def _map(path: Path, has_mapped: int, parent: int) -> None:
         os._exit(0)
 
 
-def _answer(fuse: int, request: bytes) -> None:
+def answer(fuse: int, request: bytes) -> None:
+    """Answer one request of the kernel that was read from *fuse*."""
     _, code, unique, node = struct.unpack_from("<IIQQ", request)
     if code == _FORGET:
         return
@@ -99,8 +118,9 @@ def _answer(fuse: int, request: bytes) -> None:
     elif code == _GETATTR:
         body = struct.pack("<QII", 60, 0, 0) + _attributes(node)
     elif code == _OPEN:
-        body = struct.pack("<QII", 1, 0, 0)
-    elif code == _READ:
+        # FOPEN_KEEP_CACHE, or a second open would wait for what is being read.
+        body = struct.pack("<QII", 1, 2, 0)
+    elif code == READ:
         body = b"\x7fELF".ljust(_PAGE, b"\0")
     else:
         error = -_ENOSYS
@@ -109,7 +129,7 @@ def _answer(fuse: int, request: bytes) -> None:
 
 def _attributes(node: int) -> bytes:
     mode = stat.S_IFDIR | 0o755 if node == _ROOT else stat.S_IFREG | 0o755
-    numbers = struct.pack("<6Q3I", node, _PAGE, 8, 0, 0, 0, 0, 0, 0)
+    numbers = struct.pack("<6Q3I", node, _PAGES * _PAGE, 8 * _PAGES, 0, 0, 0, 0, 0, 0)
     return numbers + struct.pack("<7I", mode, 1, 0, 0, 0, _PAGE, 0)
 
 
