@@ -18,7 +18,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_leftovers() -> None:
-    """Clear what runs of an earlier session that was killed have left: ``run`` would speak of it."""
+    """Clear what runs of an earlier session that was killed left: ``run`` would speak of it."""
     if os.geteuid() == 0:
         for leftover in find_leftovers():
             if not leftover.pids:

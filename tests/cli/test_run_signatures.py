@@ -145,7 +145,7 @@ def test_ssh(here: Lab, tmp_path: Path, text: str, logins: int) -> None:
     else:
         assert {(each["dialect"], each["verdict"]) for each in found} == {("ssh", "deny")}
         assert done.returncode == 255
-        assert took_s < 10
+        assert took_s < 60
 
 
 ASK = """

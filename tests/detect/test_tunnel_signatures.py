@@ -198,7 +198,7 @@ ORDINARY = [
     (UDP_, query("www.example.com", "A")),
     (UDP_, query("vector.example.com", "AAAA")),
     (UDP_, query("_dmarc.example.com")),
-    (UDP_, bytes(NTP())),
+    (UDP_, bytes(NTP(ref=4e9, orig=4e9, recv=4e9, sent=4e9))),
     (UDP_, bytes(RTP(sequence=1, timestamp=160)) + random_bytes(160)),
     (UDP_, b"\x00\x01\x00\x08\x21\x12\xa4\x42" + random_bytes(20)),
     (UDP_, b"\x16\xfe\xff" + bytes(8) + random_bytes(200)),
