@@ -37,7 +37,10 @@ FOREIGN = "in no sandbox, library probed"
 TRAP = "in no sandbox, empty programs"
 SIDE_BY_SIDE = (AGAIN, OFF, READ, FOREIGN)
 """What is compared with bare."""
-_SHARED = ("aw_plain_cgroups", "aw_plain_calls", "aw_plain_counters", "aw_plain_next")
+_SHARED = (
+    *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
+    "aw_plain_next",
+)
 _PATIENCE_S = 60.0
 _COMPILE_ROUNDS = 3
 
