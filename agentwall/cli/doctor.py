@@ -23,7 +23,6 @@ from agentwall.cli.doctor_tls import inside_tls
 from agentwall.cli.failures import EXIT_CANNOT_RUN, print_lines
 from agentwall.daemon.leftovers import Leftover, clear_leftover, find_leftovers, is_run_id
 from agentwall.detect.budget import BudgetError
-from agentwall.detect.judging import group_bits
 from agentwall.errors import (
     AgentwallError,
     HostError,
@@ -36,7 +35,7 @@ from agentwall.host import state
 from agentwall.host.netns import netns_cookie
 from agentwall.host.resolver import advise_servers, read_resolv_conf
 from agentwall.host.roads import Road, find_roads
-from agentwall.host.signature_files import automaton_of, read_signatures
+from agentwall.host.signature_files import read_signatures, table_of
 from agentwall.host.sock_diag import try_destroying
 from agentwall.kernel import pins
 from agentwall.kernel.abi_scan import STATES
@@ -188,9 +187,8 @@ def _try_signatures() -> Feature:
     """Find out whether the signatures of this host fit the kernel's table."""
     try:
         signatures = read_signatures()
-        group_bits(signatures)
-        automaton = automaton_of(signatures)
-        detail = f"{len(signatures.signatures)}, in {automaton.states} of {STATES} states"
+        table = table_of(signatures)
+        detail = f"{len(signatures.signatures)}, in {table.states} of {STATES} states"
         found = State.SUPPORTED
     except (PolicyError, BudgetError) as err:
         detail, found = str(err), State.MISSING

@@ -29,7 +29,7 @@ from agentwall.daemon.inside import Inside
 from agentwall.daemon.keeper import Keeper
 from agentwall.daemon.members import Member
 from agentwall.daemon.outlets import Outlets
-from agentwall.daemon.pump import Pump
+from agentwall.daemon.pump import TOLD_AT_ONCE, Pump
 from agentwall.daemon.records import Records
 from agentwall.daemon.reload import Outcome
 from agentwall.daemon.responses import Responses
@@ -266,7 +266,7 @@ def _assemble(
     outlets = Outlets(sinks, keeper.members, keeps_flows=edition.config.log.flows)
     sinks.on_detection = responder.notify
     stack.callback(outlets.end_all)
-    pump = Pump(wall, keeper.members, outlets, responder.stop)
+    pump = Pump(wall, keeper.members.cgroup_of, outlets, responder.stop, told_at_once=TOLD_AT_ONCE)
     stack.callback(pump.close)
     inside = _inside(edition.config, keeper, pump)
     # A daemon that ends leaves the probes as it leaves the wall; taking that down takes both.

@@ -22,11 +22,10 @@ from agentwall.daemon.edition import Body, Edition, Rejected, Request
 from agentwall.daemon.inside_state import TlsUse
 from agentwall.daemon.inspection import inside_of
 from agentwall.detect.judging import masks_of
-from agentwall.detect.packing import pack_table
 from agentwall.detect.signature import SignatureSet
 from agentwall.errors import AgentwallError, PolicyError, SourceLocation
 from agentwall.host.git_head import commit_of, log_directory_of
-from agentwall.host.signature_files import automaton_of, default_directories, read_signatures
+from agentwall.host.signature_files import default_directories, read_signatures, table_of
 from agentwall.policy.choose import check_ties
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.load import default_policy, load_policy
@@ -53,7 +52,7 @@ def read_edition(request: Request) -> Edition:
         config=config,
         policies=bodies,
         signatures=signatures,
-        packed=pack_table(automaton_of(signatures), signatures),
+        packed=table_of(signatures),
         digest=_digest(config, policies, signatures),
         commit=commit,
         commit_problem=why_not,

@@ -66,12 +66,15 @@ class Enclosure:
             self._raise_wall(blueprint)
 
     def _raise_wall(self, blueprint: Blueprint) -> None:
-        # Another run that ends now must not unmount the bpffs under this one.
+        # Another run that ends now must not unmount the bpffs under this one, nor take away the
+        # slice; but it need not wait until the verifier has looked at the programs.
+        self._wall = wall = Wall.load(
+            pin_dir=self.pin_dir,
+            capacity=_capacity_for(blueprint.tables),
+            degrade=blueprint.degrade,
+            pinning=state.exclusive(),
+        )
         with state.exclusive():
-            capacity = _capacity_for(blueprint.tables)
-            self._wall = wall = Wall.load(
-                pin_dir=self.pin_dir, capacity=capacity, degrade=blueprint.degrade
-            )
             self._cgroup = cgroup = blueprint.place.make()
         # Attached first: from here on, and until the last step, everything is refused.
         wall.attach(cgroup.directory, self.key)

@@ -14,13 +14,14 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from agentwall.daemon.config import TlsSettings
 from agentwall.daemon.inside_state import InsideState, ProbedLibrary, SandboxReadings, TlsUse
 from agentwall.daemon.looks import Looks
+from agentwall.daemon.preparations import Then
 from agentwall.daemon.probed import probed_libraries, with_counts
 from agentwall.daemon.side_thread import SideThread
 from agentwall.daemon.speakers import Speakers, Told
@@ -33,6 +34,7 @@ from agentwall.probes.attached import Attached
 from agentwall.probes.compiling import Compilation, Programs
 from agentwall.probes.finding import Finder
 from agentwall.probes.mapped import MappedFiles
+from agentwall.probes.starting import Start
 from agentwall.probes.uprobes import remove_pinned
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Inside:
         *,
         sandbox_of: Callable[[int], SandboxKey | None],
         why_off: str = "tls.inspect: off",
+        compilation: Compilation | None = None,
     ) -> None:
         """Nothing is compiled or probed before :meth:`start`.
 
@@ -72,6 +75,7 @@ class Inside:
             settings: Whether at all, and how many libraries.
             sandbox_of: In which sandbox a process is; None: in none.
             why_off: What is said where *settings* turn it off.
+            compilation: Started by somebody who knew early; None: :meth:`start` starts one.
         """
         self._wall = wall
         self._place = place
@@ -84,7 +88,7 @@ class Inside:
         self._handlers: dict[int, Callable[[], None]] = {}
         self.is_begun = False
         """:meth:`start` was called."""
-        self._compilation: Compilation | None = None
+        self._compilation = compilation
         self._compiling = -1
         self._mapped: MappedFiles | None = None
         self._finder: Finder | None = None
@@ -111,8 +115,10 @@ class Inside:
             self._wall.plain.open()
             # Before all else: what is mapped while it compiles is looked at afterwards.
             self._watch_mappings()
-            compilation = self._compilation = Compilation()
-            compilation.start()
+            compilation = self._compilation
+            if compilation is None:
+                compilation = self._compilation = Compilation()
+                compilation.start()
             compilation.send(self._place / pins.MAPS)
         except AgentwallError as err:
             self._end_compilation()
@@ -150,6 +156,7 @@ class Inside:
                 self._poller.poll(0.2)
                 self.step()
         self._speakers.waiting.tell_all()
+        self._speakers.preparations.tell_all()
 
     def require(self) -> None:
         """Wait, and raise if it does not read though the settings require it.
@@ -274,6 +281,7 @@ class Inside:
         self.step()
         now_s = time.monotonic()
         self._speakers.waiting.tell_overdue(now_s)
+        self._speakers.preparations.tell_overdue(now_s)
         if now_s < self._next_s:
             return
         self._next_s = now_s + _UPKEEP_S
@@ -297,7 +305,7 @@ class Inside:
         mapped = self._mapped.read(_AT_ONCE)
         self._speakers.see(mapped={each.pid for each in mapped}, ended=self._mapped.ended())
 
-    def _keep_up(self) -> tuple[ProbedLibrary, ...]:
+    def _keep_up(self) -> tuple[tuple[ProbedLibrary, ...], set[Hashable]]:
         finder = self._finder
         assert finder is not None
         try:
@@ -306,15 +314,22 @@ class Inside:
             logger.warning("inside TLS: connections of ended processes not forgotten: %s", err)
         finder.attached.expire(time.monotonic())
         finder.attached.close_some(_CLOSED_AT_ONCE)
-        return probed_libraries(finder.attached, self._clock_offset_ns)
+        libraries = probed_libraries(finder.attached, self._clock_offset_ns)
+        return libraries, finder.attached.take_changed()
 
-    def _kept_up(self, libraries: tuple[ProbedLibrary, ...]) -> None:
+    def _kept_up(self, found: tuple[tuple[ProbedLibrary, ...], set[Hashable]]) -> None:
         assert self._finder is not None
+        libraries, changed = found
         self._is_upkept = True
+        self._speakers.look_again(changed)
+        if displaced := self._finder.attached.displaced - self._state.displaced:
+            what = "inside TLS: libraries gave way to those of sandboxes with fewer: %d of %d"
+            logger.warning(what, displaced, self._state.max_libraries)
         self._state = replace(
             self._state,
             libraries=libraries,
             over_limit=self._finder.attached.refused_limit,
+            displaced=self._finder.attached.displaced,
             unreadable=self._finder.unreadable,
         )
 
@@ -326,6 +341,25 @@ class Inside:
     def admit(self, key: SandboxKey, pids: Iterable[int]) -> None:
         """Look at the processes of a sandbox that is behind the wall now."""
         self._speakers.admit(key, pids)
+
+    def prepare(
+        self, key: SandboxKey, pid: int, start: Start | None, then: Then | None = None
+    ) -> bool:
+        """Probe what a process of a sandbox is likely to map, before it goes on.
+
+        Args:
+            key: Of a sandbox that was admitted.
+            pid: Of the process, which waits.
+            start: What it is about to do, where that is known.
+            then: Called once, soon: a file that hangs is not waited for.
+
+        Returns:
+            Whether *then* is going to be called, or was: not where nothing is read inside TLS.
+        """
+        if not self.is_begun or self._state.state not in ("on", "starting"):
+            return False
+        self._speakers.prepare(key, pid, start, then or (lambda _: None))
+        return True
 
     def release(self, key: SandboxKey) -> None:
         """Forget a sandbox."""

@@ -64,6 +64,8 @@ class InsideState:
     max_libraries: int
     over_limit: int = 0
     """Libraries that were met and not probed because as many are as may be."""
+    displaced: int = 0
+    """Libraries that gave way to those of sandboxes that had fewer probed."""
     unreadable: int = 0
     """Libraries that could not be opened or understood."""
     calls: int = 0

@@ -65,16 +65,12 @@ def plan_search(
         PolicyError: With everything that is wrong with them, or that they need too many states.
         BudgetError: They have too many dialects, or need too many cells.
     """
-    # numpy comes with it, which a process that only holds a wall does without.
-    from agentwall.host.signature_files import automaton_of, read_signatures
+    # pydantic comes with it, which a process that only holds a wall does without.
+    from agentwall.host.signature_files import read_signatures, table_of
 
     signatures = read_signatures(extra)
     masks = masks_of(policy, tables, signatures)
-    table = None
-    if masks.blocks | masks.alerts:
-        from agentwall.detect.packing import pack_table
-
-        table = pack_table(automaton_of(signatures), signatures)
+    table = table_of(signatures) if masks.blocks | masks.alerts else None
     return Search(
         signatures=signatures,
         table=table,

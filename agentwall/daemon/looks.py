@@ -10,9 +10,13 @@ from agentwall.daemon.side_thread import SideThread
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import TlsReading, Unread
 from agentwall.probes.finding import Finder, Look
+from agentwall.probes.starting import Start
 
 MOST_WAITING = 4096
 """Looks that wait for their turn; what is mapped beyond is looked at when it speaks TLS."""
+HANGS_S = 2.0
+"""Who starts does not wait for a thread that has been at one thing for so long. Attaching to one
+library takes up to 0.7 s on a machine that is overloaded."""
 MOST_ASKED = 256
 """Looks that wait when a hello does not get another one: it is told with what is known."""
 
@@ -41,6 +45,11 @@ class Looks:
         """Whether a hello had better not wait for a look."""
         return self._thread.waiting >= MOST_ASKED
 
+    @property
+    def is_hanging(self) -> bool:
+        """Whether it may take for ever until anything is done."""
+        return self._thread.busy_s() >= HANGS_S
+
     def look(self, key: SandboxKey, pid: int, then: Then) -> None:
         """Look at a process; if that fails, what was seen is a process that cannot be read."""
         finder, asked = self._finder, (key, pid)
@@ -62,16 +71,28 @@ class Looks:
             return
         self.look(key, pid, then)
 
-    def prepare(self, key: SandboxKey, pid: int, is_wanted: Callable[[], bool]) -> None:
+    def prepare(
+        self,
+        key: SandboxKey,
+        pid: int,
+        is_wanted: Callable[[], bool],
+        *,
+        start: Start | None = None,
+        prepared: Callable[[], None] | None = None,
+    ) -> None:
         """Probe what is installed where a process has its root, one file after another.
 
         Args:
             key: Of the sandbox.
             pid: Of the process.
             is_wanted: Whether to go on, asked in the other thread.
+            start: What the process is about to do.
+            prepared: Called when it is done, or has failed: somebody waits, and it comes before
+                everything else. None: nobody does.
         """
-        steps = self._finder.prepare(key, pid, time.monotonic)
+        steps = self._finder.prepare(key, pid, time.monotonic, start)
         self._preparing += 1
+        is_urgent = prepared is not None
 
         def do() -> bool:
             if is_wanted() and next(steps, None) is not None:
@@ -81,14 +102,19 @@ class Looks:
 
         def then(is_more: bool) -> None:
             if is_more:
-                self._thread.run(do, then, failed=end, may_wait=True)
+                go_on()
             else:
                 end()
 
         def end() -> None:
             self._preparing -= 1
+            if prepared is not None:
+                prepared()
 
-        self._thread.run(do, then, failed=end, may_wait=True)
+        def go_on() -> None:
+            self._thread.run(do, then, failed=end, may_wait=not is_urgent, is_urgent=is_urgent)
+
+        go_on()
 
     def drop(self, ended: Iterable[tuple[SandboxKey, list[int]]]) -> None:
         """Note that processes have ended."""

@@ -188,6 +188,11 @@ class Members:
         member = self.holding(path) if path is not None else None
         return member.key if member is not None else None
 
+    def cgroup_of(self, key: SandboxKey) -> str | None:
+        """Return the cgroup of the one with this key, as /proc/PID/cgroup spells it."""
+        member = self._by_key.get(key)
+        return member.cgroup.path if member is not None else None
+
     def free_id(self, origin: Origin, path: str, key: SandboxKey) -> str:
         """Return an id for a new one: short, telling, and not in use."""
         wanted = wanted_id(origin, path)

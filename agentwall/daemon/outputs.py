@@ -7,20 +7,13 @@ Both are root's, mode 0640, and readable by the group of the user whom the comma
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentwall.errors import HostError
-from agentwall.sinks.audit_json import encode_report
-from agentwall.sinks.eventlog import read_log
 from agentwall.sinks.jsonl import open_event_file
-from agentwall.sinks.markdown import format_markdown
-from agentwall.sinks.pretty import format_plain
-from agentwall.sinks.report import ReportBuilder
-from agentwall.sinks.report_rows import AuditReport
 
 LOG_DIRECTORY = Path("/var/log/agentwall")
 
@@ -59,6 +52,10 @@ class ReportFile:
         Raises:
             HostError: *path* cannot be written, or *events* is a pipe or a device.
         """
+        # rich comes with it, which takes long, and most runs do without a report.
+        from agentwall.daemon.run_report import report_of
+
+        self._report_of = report_of
         self.path = Path(path).absolute()
         if not stat.S_ISREG(os.fstat(events.descriptor).st_mode):
             raise HostError(f"report {path}: expected an event file to make it of, got a device")
@@ -90,23 +87,12 @@ class ReportFile:
         """
         try:
             with self._undo:
-                builder = ReportBuilder()
-                builder.begin(self._source)
-                for item in read_log(self._events, self._source):
-                    builder.add(item)
+                report = self._report_of(self._events, self._source, self.path.suffix)
                 self._file.truncate(0)
-                self._file.write(_format(builder.report(), self.path.suffix))
+                self._file.write(report)
         except OSError as err:
             raise HostError(f"report {self.path}: {err.strerror}") from err
 
     def close(self) -> None:
         """Close the files without writing a report."""
         self._undo.close()
-
-
-def _format(report: AuditReport, suffix: str) -> str:
-    if suffix == ".json":
-        return json.dumps(encode_report(report), indent=2) + "\n"
-    if suffix == ".md":
-        return format_markdown(report)
-    return format_plain(report, "utf-8")

@@ -2,8 +2,8 @@
 """What the kernel reports goes to the engine, and what the engine says is carried out.
 
 Nothing here decides about a packet. Where sandboxes report faster than this process reads, events
-are lost and counted in the kernel; it never spends more than half its time on reading them, so that
-the host, and whoever asks this daemon something, gets the other half.
+are lost and counted in the kernel. The daemon never spends more than half its time on reading them
+(:meth:`Pump.rest_s`), so that the host, and whoever asks it something, gets the other half.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Protocol
 
 from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.cutting import FlowCutter
-from agentwall.daemon.members import Members
 from agentwall.engine.commands import KillFlow, Report, StopSandbox
 from agentwall.engine.cutting import CUTTING
 from agentwall.engine.engine import Engine
@@ -32,6 +31,7 @@ from agentwall.errors import EventDecodeError, KernelError
 from agentwall.flow.record import Attempt, Excerpt, Process, Record, SandboxKey, Task
 from agentwall.flow.tls import HelloSeen, TlsReading
 from agentwall.flow.verdict import Hook, Verdict
+from agentwall.host.argv import ArgvReader
 from agentwall.host.process import ProcessReader
 from agentwall.kernel.wall import Wall
 
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 _NO_SANDBOX = SandboxKey(0)
 _LONGEST_PAUSE_S = 0.2
 _AT_ONCE = 4096
-_TOLD_AT_ONCE = 512
-"""Events that the engine hears of at a time: nobody else is served for some 50 ms."""
+TOLD_AT_ONCE = 512
+"""Attempts that the daemon's engine hears of at a time: nobody else is served for some 50 ms."""
 _MAX_READERS = 256
 """Sandboxes whose processes are remembered at a time."""
 
@@ -59,16 +59,34 @@ class Pump:
     def __init__(
         self,
         wall: Wall,
-        members: Members,
+        cgroup_of: Callable[[SandboxKey], str | None],
         outlet: Outlet,
         stop: Callable[[StopSandbox], None],
+        *,
+        told_at_once: int | None = None,
+        losing: SandboxKey = _NO_SANDBOX,
     ) -> None:
+        """Nothing is taken before :meth:`drain`.
+
+        Args:
+            wall: Whose events.
+            cgroup_of: The cgroup of a sandbox, as /proc/PID/cgroup spells it; None: of none that is
+                known, and nothing is found out of its processes.
+            outlet: Gets every record.
+            stop: Stops a sandbox whose policy says so.
+            told_at_once: At most so many attempts of a drain are told, shared out among sandboxes;
+                the others are counted as lost. None: all are told.
+            losing: Whose the loss is where nobody understands an event.
+        """
         self._wall = wall
-        self._members = members
+        self._cgroup_of = cgroup_of
         self._outlet = outlet
         self._stop = stop
+        self._told_at_once = told_at_once
+        self._losing = losing
         self._engine = Engine()
         self._cutter = FlowCutter()
+        self._argv = ArgvReader()
         self._readers: dict[SandboxKey, ProcessReader] = {}
         self._rests_until_s = 0.0
         self._later: list[tuple[Excerpt, Process | None]] = []
@@ -98,11 +116,12 @@ class Pump:
         begun_s = time.monotonic()
         excerpts = [*self._later, *self._take_excerpts()]
         self._later = []
+        is_lost = False
         try:
             attempts = self._wall.attempts(_AT_ONCE)
         except EventDecodeError as err:
             self._lose(err)
-            attempts = []
+            attempts, is_lost = [], True
         if any(each.hook is Hook.PLAIN for each in attempts):
             # Their hellos may have come since. What is for the decoders waits, for a match that is
             # older than it may be to come.
@@ -110,20 +129,40 @@ class Pump:
         for attempt in self._shared(attempts):
             process = self._process(attempt.sandbox, attempt.task)
             self.emit(AttemptSeen(attempt=attempt, process=process))
-        if excerpts:
-            self.emit(ExcerptsSeen(excerpts=tuple(excerpts)))
+        self._tell_excerpts(excerpts)
         ended_s = time.monotonic()
         self._rests_until_s = ended_s + min(ended_s - begun_s, _LONGEST_PAUSE_S)
-        return bool(attempts or excerpts or self._later)
+        return bool(attempts or is_lost or excerpts or self._later)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether something waits for the next :meth:`drain`, though the wall may have no news."""
+        return bool(self._later)
+
+    def settle(self) -> None:
+        """:meth:`drain`, and keep nothing back: for whom it is may be another afterwards, or gone.
+
+        To be called before a sandbox, its policy or this process ends.
+        """
+        self.drain()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        later, self._later = self._later, []
+        self._tell_excerpts(later)
+
+    def _tell_excerpts(self, excerpts: list[tuple[Excerpt, Process | None]]) -> None:
+        if excerpts:
+            self.emit(ExcerptsSeen(excerpts=tuple(excerpts)))
 
     def _shared(self, attempts: list[Attempt]) -> list[Attempt]:
         """Return what there is time for: of each sandbox as many, whatever it reports.
 
         What the kernel matched or cut is always among it. The rest is counted as lost.
         """
-        if len(attempts) <= _TOLD_AT_ONCE:
+        if self._told_at_once is None or len(attempts) <= self._told_at_once:
             return attempts
-        share = max(1, _TOLD_AT_ONCE // len({each.sandbox for each in attempts}))
+        share = max(1, self._told_at_once // len({each.sandbox for each in attempts}))
         told: list[Attempt] = []
         seen: Counter[SandboxKey] = Counter()
         lost: Counter[tuple[SandboxKey, str]] = Counter()
@@ -179,24 +218,26 @@ class Pump:
         self._readers.pop(key, None)
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """Tell what was kept back, whatever this ends for, and give back what was opened."""
+        self._deliver()
         self._cutter.close()
+        self._argv.close()
 
     def _process(self, key: SandboxKey, task: Task) -> Process | None:
         reader = self._readers.get(key)
         if reader is None:
-            member = self._members.get(key)
-            if member is None:
+            cgroup = self._cgroup_of(key)
+            if cgroup is None:
                 return None
             while len(self._readers) >= _MAX_READERS:
                 del self._readers[next(iter(self._readers))]
-            reader = self._readers[key] = ProcessReader(member.cgroup.path)
+            reader = self._readers[key] = ProcessReader(cgroup, self._argv)
         return reader.read(task)
 
     def _lose(self, error: EventDecodeError | KernelError) -> None:
         logger.warning("events lost: %s", error)
         now_ns = boot_ns()
-        self.emit(Lost(key=_NO_SANDBOX, mono_ns=now_ns, where="decode", lost=1))
+        self.emit(Lost(key=self._losing, mono_ns=now_ns, where="decode", lost=1))
 
     def _cut(self, command: KillFlow) -> None:
         hanging = self._cutter.carry_out(command)

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from agentwall.daemon.inside_state import ProcessReading, SandboxReadings
 from agentwall.flow.record import SandboxKey
@@ -15,11 +15,15 @@ from agentwall.probes.finding import Look
 
 MAX_PROCESSES = 256
 """Remembered of one sandbox; of more the one noted longest ago goes."""
+_MAX_ALIKE = 1024
+_Value = TypeVar("_Value", bound=Hashable)
 
 
 @dataclass(slots=True)
 class _Known:
-    look: Look
+    comm: str
+    exe: str | None
+    reading: TlsReading
     sessions: int = 0
 
 
@@ -27,7 +31,7 @@ class _Known:
 class _Sandbox:
     sessions: int = 0
     joined: int = 0
-    unread: Counter[Unread] = field(default_factory=Counter)
+    unread: dict[Unread, int] = field(default_factory=dict)
     forgotten: int = 0
     processes: dict[int, _Known] = field(default_factory=dict)
 
@@ -37,6 +41,8 @@ class Readings:
 
     def __init__(self) -> None:
         self._sandboxes: dict[SandboxKey, _Sandbox] = {}
+        # Most processes are alike, and there may be many of them.
+        self._alike: dict[Hashable, Any] = {}
         self.pids: dict[int, SandboxKey] = {}
         """Whose end is of interest: also those that are not remembered otherwise."""
 
@@ -58,9 +64,21 @@ class Readings:
             # Its end is still waited for: it may be a library's last user.
             del sandbox.processes[next(iter(sandbox.processes))]
             sandbox.forgotten += 1
-        sandbox.processes[look.pid] = _Known(look, known.sessions if known else 0)
+        sandbox.processes[look.pid] = _Known(
+            comm=self._shared(look.comm),
+            exe=self._shared(look.exe),
+            reading=self._shared(look.reading),
+            sessions=known.sessions if known else 0,
+        )
         self.pids[look.pid] = key
         return before
+
+    def _shared(self, value: _Value) -> _Value:
+        """Return what is equal to *value*, one object for all."""
+        if len(self._alike) >= _MAX_ALIKE:
+            self._alike.clear()
+        found: _Value = self._alike.setdefault(value, value)
+        return found
 
     def count(self, key: SandboxKey, pid: int | None, joined: bool) -> None:
         """Count a session, of a process where one was noted."""
@@ -71,15 +89,15 @@ class Readings:
         if known is None:
             return
         known.sessions += 1
-        why = known.look.reading.unread
+        why = known.reading.unread
         if not joined and why is not None:
-            sandbox.unread[why] += 1
+            sandbox.unread[why] = sandbox.unread.get(why, 0) + 1
 
     def of(self, key: SandboxKey, pid: int) -> TlsReading | None:
         """Return what is known of a process."""
         sandbox = self._sandboxes.get(key)
         known = sandbox.processes.get(pid) if sandbox is not None else None
-        return None if known is None else known.look.reading
+        return None if known is None else known.reading
 
     def ended(self, pids: Iterable[int]) -> list[tuple[SandboxKey, list[int]]]:
         """Forget processes that have ended; return them by sandbox."""
@@ -116,9 +134,9 @@ class Readings:
             processes=tuple(
                 ProcessReading(
                     pid=pid,
-                    comm=known.look.comm,
-                    exe=known.look.exe,
-                    reading=known.look.reading,
+                    comm=known.comm,
+                    exe=known.exe,
+                    reading=known.reading,
                     sessions=known.sessions,
                 )
                 for pid, known in sandbox.processes.items()

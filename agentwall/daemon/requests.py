@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from agentwall.daemon import arguments as args
 from agentwall.daemon.arrivals import Arrivals
@@ -15,11 +16,12 @@ from agentwall.daemon.building import Parts
 from agentwall.daemon.callers import Caller
 from agentwall.daemon.choosing import NotAdmitted
 from agentwall.daemon.clock import boot_ns
-from agentwall.daemon.connections import Result
+from agentwall.daemon.connections import Deferred, Result
 from agentwall.daemon.describe import Vitals, describe_daemon, describe_sandbox
 from agentwall.daemon.describe_tls import tls_of_sandbox, unread_speakers
 from agentwall.daemon.handles import resolve
-from agentwall.daemon.inside_state import InsideProvider, SandboxReadings
+from agentwall.daemon.inside import Inside
+from agentwall.daemon.inside_state import SandboxReadings
 from agentwall.daemon.keeper import PHASE
 from agentwall.daemon.members import Member, Override
 from agentwall.daemon.tallies import nothing
@@ -43,7 +45,7 @@ class Requests:
         parts: Parts,
         arrivals: Arrivals,
         vitals: Callable[[], Vitals],
-        inside: InsideProvider | None = None,
+        inside: Inside | None = None,
     ) -> None:
         self._parts = parts
         self._inside = inside
@@ -51,7 +53,7 @@ class Requests:
         self._arrivals = arrivals
         self._vitals = vitals
 
-    def answer(self, caller: Caller, name: str, arguments: args.Arguments) -> Result:
+    def answer(self, caller: Caller, name: str, arguments: args.Arguments) -> Result | Deferred:
         """Carry out one request.
 
         Raises:
@@ -117,7 +119,7 @@ class Requests:
         member = self._find(wanted.sandbox)
         labels = args.merge_labels(member.labels, wanted.changes)
         # What happened so far happened under the labels before.
-        self._parts.pump.drain()
+        self._parts.pump.settle()
         try:
             self._keeper.set_labels(member, labels, str(caller))
         except NotAdmitted as err:
@@ -170,7 +172,7 @@ class Requests:
                 raise
         return tally.answer(labels) if tally is not None else nothing()
 
-    def _admit(self, wanted: args.AdmitRequest) -> dict[str, object]:
+    def _admit(self, wanted: args.AdmitRequest) -> Result | Deferred:
         begun_ns = time.monotonic_ns()
         try:
             member = self._arrivals.admit(
@@ -180,10 +182,10 @@ class Requests:
             raise ControlError(ControlCode.INVALID, str(err)) from err
         took_ms = (time.monotonic_ns() - begun_ns) / 1e6
         if member is None:
-            nobody = dict.fromkeys(("sandbox", "policy", "phase", "coverage", "unwatched_ms"))
-            return {**nobody}
+            keys = ("sandbox", "policy", "phase", "coverage", "unwatched_ms", "tls_prepared")
+            return {**dict.fromkeys(keys)}
         self._parts.sinks.figures.admitted(took_ms / 1e3)
-        return {
+        found = {
             "sandbox": member.id,
             "policy": member.policy,
             "phase": member.phase,
@@ -191,6 +193,27 @@ class Requests:
             "unwatched_ms": member.unwatched_ms,
             "took_ms": round(took_ms, 3),
         }
+        return self._prepared(member, wanted, found)
+
+    def _prepared(
+        self, member: Member, wanted: args.AdmitRequest, found: Result
+    ) -> Result | Deferred:
+        """Answer *found* once the libraries of a container that waits are probed, or it takes long.
+
+        Who gives no bundle has a process that runs: its libraries are probed meanwhile.
+        """
+        answer = Deferred()
+        is_coming = (
+            self._inside is not None
+            and wanted.bundle
+            and self._inside.prepare(
+                member.key,
+                wanted.pid,
+                Path(wanted.bundle),
+                lambda is_done: answer.complete({**found, "tls_prepared": is_done}),
+            )
+        )
+        return answer if is_coming else {**found, "tls_prepared": None}
 
     def _release(self, member: Member) -> dict[str, object]:
         """Let a sandbox go whose runtime says that it has ended; one that lives keeps its wall."""

@@ -26,6 +26,7 @@ from agentwall.engine.commands import StopSandbox
 from agentwall.engine.events import SandboxStopped
 from agentwall.flow.record import DetectionRecord
 from agentwall.flow.verdict import Verdict
+from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import Cgroup
 from agentwall.policy.model import Response
 
@@ -51,6 +52,8 @@ class Responder:
         self._says_when_over = True
         self._worker: ThreadPoolExecutor | None = None
         self._pending: list[tuple[str, Future[Shot]]] = []
+        self._argv = ArgvReader()
+        """For the worker alone."""
 
     def stop(self, command: StopSandbox, cgroup: Cgroup, now_s: float) -> SandboxStopped:
         """Freeze or kill a sandbox.
@@ -118,6 +121,7 @@ class Responder:
         if self._worker is not None:
             self._worker.shutdown(cancel_futures=True)
             self._worker = None
+        self._argv.close()
 
     def _may_act(self, now_s: float) -> bool:
         while self._done_s and now_s - self._done_s[0] >= _MINUTE_S:
@@ -155,7 +159,7 @@ class Responder:
     def _look_into(self, cgroup: Cgroup, record: DetectionRecord, where: Path) -> Future[Shot]:
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
-        return self._worker.submit(write_snapshot, cgroup, record, where)
+        return self._worker.submit(write_snapshot, cgroup, record, where, self._argv)
 
 
 def _kill(cgroup: Cgroup) -> str | None:

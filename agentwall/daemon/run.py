@@ -28,13 +28,15 @@ from agentwall.daemon.plan import (
     policy_in_force,
 )
 from agentwall.daemon.session import Ending, Session, Subject
-from agentwall.errors import AgentwallError, HostError
+from agentwall.errors import AgentwallError, HostError, ProbesRefusedError
 from agentwall.flow.record import Sandbox, SandboxKey
 from agentwall.host.cgroup import path_of
 from agentwall.host.coverage import Coverage
 from agentwall.host.launch import Sandboxed, prepare
 from agentwall.host.signals import SignalQueue
 from agentwall.host.warden import Launch
+from agentwall.probes.command import Command
+from agentwall.probes.compiling import Compilation
 from agentwall.sinks.console import Console
 from agentwall.sinks.jsonl import EventLog, Sink
 
@@ -136,15 +138,15 @@ class _Run:
 def _enclose(run: _Run, console: Console, log: Sink) -> tuple[Ending, Coverage, list[str]]:
     """Build the enclosure, run the command in it, and take it away again."""
     # Blocked before anything is made: a signal must not end agentwall half way through.
-    signals = SignalQueue()
-    try:
+    with contextlib.closing(SignalQueue()) as signals, _compiling_early(run) as compilation:
         enclosure = Enclosure(run.blueprint)
         try:
             subject = _degraded(run, enclosure.missing_hooks(), console)
-            with _reading_inside(run, enclosure) as inside:
+            with _reading_inside(run, enclosure, compilation) as inside:
                 subject = _told(inside, subject, console)
                 sandboxed = prepare(run.launch, enclosure.cgroup, signals)
                 inside.admit(enclosure.key, [sandboxed.pid])
+                inside.prepare(enclosure.key, sandboxed.pid, _command(run.launch))
                 session = Session(
                     enclosure, subject, [log, console], say=console.say, inside=inside
                 )
@@ -156,8 +158,6 @@ def _enclose(run: _Run, console: Console, log: Sink) -> tuple[Ending, Coverage, 
             _problems_of(enclosure.remove)
             raise
         return ending, subject.coverage, _problems_of(enclosure.remove)
-    finally:
-        signals.close()
 
 
 def _degraded(run: _Run, missing: Mapping[str, str], console: Console) -> Subject:
@@ -171,15 +171,43 @@ def _degraded(run: _Run, missing: Mapping[str, str], console: Console) -> Subjec
     return replace(run.subject, coverage=coverage, detail=detail)
 
 
+def _command(launch: Launch) -> Command:
+    variables = launch.environment
+    return Command(
+        program=launch.argv[0],
+        path=variables.get("PATH", ""),
+        library_path=variables.get("LD_LIBRARY_PATH", ""),
+        directory=os.readlink("/proc/self/cwd"),
+    )
+
+
+def _tls_use(run: _Run) -> TlsUse:
+    return run.request.tls if run.subject.search.table is not None else TlsUse.OFF
+
+
 @contextlib.contextmanager
-def _reading_inside(run: _Run, enclosure: Enclosure) -> Iterator[Inside]:
+def _compiling_early(run: _Run) -> Iterator[Compilation | None]:
+    """Have bcc imported while the kernel looks at the wall's programs, which takes longer."""
+    with Compilation() as compilation:
+        is_begun = False
+        if _tls_use(run) is not TlsUse.OFF:
+            # What is refused now will be tried again, and said.
+            with contextlib.suppress(ProbesRefusedError):
+                compilation.start()
+                is_begun = True
+        yield compilation if is_begun else None
+
+
+@contextlib.contextmanager
+def _reading_inside(
+    run: _Run, enclosure: Enclosure, compilation: Compilation | None
+) -> Iterator[Inside]:
     """Read inside TLS, where the policy looks for anything.
 
     Raises:
         ProbesRefusedError: This host does not let it, and the request requires it.
     """
     path = enclosure.cgroup.path
-    use = run.request.tls if run.subject.search.table is not None else TlsUse.OFF
 
     def sandbox_of(pid: int) -> SandboxKey | None:
         return enclosure.key if f"{path_of(pid)}/".startswith(f"{path}/") else None
@@ -187,9 +215,10 @@ def _reading_inside(run: _Run, enclosure: Enclosure) -> Iterator[Inside]:
     inside = Inside(
         enclosure.wall,
         enclosure.pin_dir,
-        TlsSettings(inspect=use),
+        TlsSettings(inspect=_tls_use(run)),
         sandbox_of=sandbox_of,
         why_off="--tls off" if run.request.tls is TlsUse.OFF else "nothing is looked for",
+        compilation=compilation,
     )
     try:
         inside.start()

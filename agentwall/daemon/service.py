@@ -170,7 +170,7 @@ class Service:
     def _stop(self) -> None:
         systemd.notify(stopping=True)
         parts = self._parts
-        parts.pump.drain()
+        parts.pump.settle()
         self._inside.settle()
         parts.pump.drain_totals()
         if self._ending == "detach":
@@ -187,7 +187,8 @@ class Service:
         wall, rest_s = parts.keeper.wall.fileno(), parts.pump.rest_s()
         # While it rests, events wait in the kernel, and everybody else is served.
         self._poller.modify(wall, 0 if rest_s else select.POLLIN)
-        wait_s = min(rest_s or _TICK_S, max(0.0, self._next_tick_s - time.monotonic()))
+        rest_s = rest_s or (0.0 if parts.pump.is_holding else _TICK_S)
+        wait_s = min(rest_s, max(0.0, self._next_tick_s - time.monotonic()))
         for fd, events in self._poller.poll(wait_s * 1000 + 1):
             if fd == wall:
                 parts.pump.drain()
@@ -195,6 +196,8 @@ class Service:
                 self._guarded(self._handlers[fd])
             elif self._server.owns(fd):
                 self._server.ready(fd, events)
+        if parts.pump.is_holding and not parts.pump.rest_s():
+            parts.pump.drain()
         self._act_on_signals()
         now_s = time.monotonic()
         if now_s >= self._next_tick_s:
@@ -283,6 +286,7 @@ class Service:
             self._take(found)
 
     def _take(self, found: Edition | Rejected) -> None:
+        self._parts.pump.settle()  # it was said under the edition before
         outcome = self._outcome = self._parts.install(found)
         detail = {"what": outcome.what, "problems": list(outcome.problems)}
         self._say("reloaded" if outcome.applied else "reload-failed", detail)

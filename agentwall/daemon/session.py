@@ -17,36 +17,27 @@ from dataclasses import asdict, dataclass
 
 from agentwall.daemon.clock import boot_ns, offset_ns
 from agentwall.daemon.config import ResponseSettings
-from agentwall.daemon.cutting import FlowCutter
 from agentwall.daemon.enclosure import GENERATION, Enclosure
 from agentwall.daemon.inside import Inside
 from agentwall.daemon.inspection import Search
+from agentwall.daemon.pump import Pump
 from agentwall.daemon.response import Responder
-from agentwall.engine.commands import KillFlow, Report, StopSandbox
-from agentwall.engine.engine import Engine
+from agentwall.engine.commands import StopSandbox
 from agentwall.engine.events import (
-    AttemptSeen,
     CountersRead,
-    Event,
-    ExcerptsSeen,
-    HelloRead,
-    Lost,
     RulesApplied,
     SandboxFinished,
     SandboxStarted,
     SignaturesApplied,
-    TotalsRead,
     WallDamaged,
 )
 from agentwall.engine.severity import severity_of
-from agentwall.errors import EventDecodeError, KernelError
-from agentwall.flow.record import Excerpt, Process, Sandbox
+from agentwall.errors import KernelError
+from agentwall.flow.record import Record, Sandbox
 from agentwall.flow.severity import Severity
-from agentwall.flow.tls import HelloSeen, TlsReading
 from agentwall.host.coverage import Coverage
 from agentwall.host.launch import Sandboxed
 from agentwall.host.messages import Word
-from agentwall.host.process import ProcessReader
 from agentwall.host.signals import SignalQueue
 from agentwall.policy.model import Policy
 from agentwall.policy.tables import RuleTables
@@ -91,6 +82,23 @@ class Ending:
     """Processes the command left in the background and that ended with it, ``pid (name)``."""
 
 
+class _Ledger:
+    """Where the records go, and the worst of them."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+        self.worst = Severity.INFO
+
+    def write(self, record: Record) -> None:
+        self.worst = max(self.worst, severity_of(record))
+        for sink in self._sinks:
+            sink.write(record)
+
+    def flush(self) -> None:
+        for sink in self._sinks:
+            sink.flush()
+
+
 class Session:
     """Feeds the engine with what the kernel reports, and the sinks with what the engine says."""
 
@@ -119,11 +127,15 @@ class Session:
         self._say = say
         self._responder = Responder(settings or ResponseSettings())
         self._subject = subject
-        self._sinks = sinks
-        self._engine = Engine()
-        self._cutter = FlowCutter()
-        self._processes = ProcessReader(enclosure.cgroup.path)
-        self._worst = Severity.INFO
+        self._ledger = _Ledger(sinks)
+        path = enclosure.cgroup.path
+        self._pump = Pump(
+            enclosure.wall, lambda _: path, self._ledger, self._stop, losing=enclosure.key
+        )
+        self.tell_hello = self._pump.tell_hello
+        """Lets the engine know of a hello, and of what was found of its process."""
+        if inside is not None:
+            self._pump.on_hello = inside.hello
         self._is_damaged = False
         self._next_check_s = self._next_totals_s = self._next_expire_s = 0.0
 
@@ -131,7 +143,7 @@ class Session:
         """Log the start and the rules; the wall stands, and the command has not run yet."""
         subject = self._subject
         now_ns = boot_ns()
-        self._handle(
+        self._pump.emit(
             SandboxStarted(
                 key=self._enclosure.key,
                 sandbox=subject.sandbox,
@@ -144,7 +156,7 @@ class Session:
                 detail=subject.detail,
             )
         )
-        self._handle(
+        self._pump.emit(
             RulesApplied(
                 key=self._enclosure.key,
                 mono_ns=now_ns,
@@ -153,7 +165,7 @@ class Session:
                 tables=subject.tables,
             )
         )
-        self._handle(
+        self._pump.emit(
             SignaturesApplied(
                 key=self._enclosure.key,
                 signatures=subject.search.signatures,
@@ -161,7 +173,7 @@ class Session:
                 accepts=subject.search.accepts,
             )
         )
-        self._flush()
+        self._ledger.flush()
 
     def run(self, sandboxed: Sandboxed, signals: SignalQueue) -> Ending:
         """Start the command, see it through, and log the end."""
@@ -172,24 +184,25 @@ class Session:
         if self._inside is not None:
             poller.register(self._inside.fileno(), select.POLLIN)
         while sandboxed.exit_code is None:
-            ready = {descriptor for descriptor, _ in poller.poll(_CHECK_S * 1000)}
+            wait_s = 0.0 if self._pump.is_holding else _CHECK_S
+            ready = {descriptor for descriptor, _ in poller.poll(wait_s * 1000)}
             if signals.fileno() in ready:
                 _pass_on(signals, sandboxed)
             if sandboxed.fileno() in ready:
                 _mirror_stop(sandboxed)
-            self._pump()
+            self._step()
         left_behind = self._name_others(sandboxed.pid)
         sandboxed.end()
         self._finish(sandboxed.exit_code, left_behind)
         return Ending(
             exit_code=sandboxed.exit_code,
-            worst=self._worst,
+            worst=self._ledger.worst,
             not_executed=sandboxed.not_executed,
             left_behind=left_behind,
         )
 
-    def _pump(self) -> None:
-        self._drain()
+    def _step(self) -> None:
+        self._pump.drain()
         if self._inside is not None:
             self._inside.tick()
         now_s = time.monotonic()
@@ -198,12 +211,12 @@ class Session:
             self._check()
         if now_s >= self._next_totals_s:
             self._next_totals_s = now_s + _TOTALS_S
-            self._drain_totals()
+            self._pump.drain_totals()
         if now_s >= self._next_expire_s:
             self._next_expire_s = now_s + _EXPIRE_S
             self._expire()
         self._responder.poll(now_s)
-        self._flush()
+        self._ledger.flush()
 
     def _expire(self) -> None:
         # Only about room: what is over counts no longer, and the next time may do better.
@@ -211,65 +224,6 @@ class Session:
             self._enclosure.wall.expire(boot_ns())
         except KernelError as err:
             logger.warning("learned addresses not cleared: %s", err)
-
-    def _drain(self) -> bool:
-        """Take the events that are there; say whether there were any."""
-        excerpts = self._take_excerpts()
-        any_attempts = self._drain_attempts()
-        if excerpts:
-            self._handle(ExcerptsSeen(excerpts=tuple(excerpts)))
-        return any_attempts or bool(excerpts)
-
-    def _drain_attempts(self) -> bool:
-        try:
-            attempts = self._enclosure.wall.attempts()
-        except EventDecodeError as err:
-            self._lose(err)
-            return True
-        for attempt in attempts:
-            self._handle(AttemptSeen(attempt=attempt, process=self._processes.read(attempt.task)))
-        return bool(attempts)
-
-    def _take_excerpts(self) -> list[tuple[Excerpt, Process | None]]:
-        """Return what the decoders are to see, after the matches; hellos are passed on at once.
-
-        A hello says of a match inside TLS whom it was said to, so it has to be known before.
-        """
-        seen: list[tuple[Excerpt, Process | None]] = []
-        try:
-            excerpts = self._enclosure.wall.excerpts()
-        except EventDecodeError as err:
-            self._lose(err)
-            return seen
-        for each in excerpts:
-            process = self._processes.read(each.attempt.task)
-            if not isinstance(each, HelloSeen):
-                seen.append((each, process))
-            elif self._inside is not None:
-                self._inside.hello(each, process)
-            else:
-                self.tell_hello(each, process, None)
-        return seen
-
-    def tell_hello(
-        self, hello: HelloSeen, process: Process | None, reading: TlsReading | None
-    ) -> None:
-        """Let the engine know of a hello, and of what was found of its process."""
-        self._handle(HelloRead(hello=hello, process=process, reading=reading))
-
-    def _drain_totals(self) -> None:
-        try:
-            found = self._enclosure.wall.totals()
-        except (EventDecodeError, KernelError) as err:
-            self._lose(err)
-            return
-        for totals in found:
-            self._handle(TotalsRead(totals=totals, process=self._processes.read(totals.task)))
-
-    def _lose(self, error: EventDecodeError | KernelError) -> None:
-        logger.warning("events lost: %s", error)
-        now_ns = boot_ns()
-        self._handle(Lost(key=self._enclosure.key, mono_ns=now_ns, where="decode", lost=1))
 
     def _check(self) -> None:
         """Look at the counters and the links; that this fails is itself worth a record."""
@@ -280,58 +234,39 @@ class Session:
             what = str(err)
         if what and not self._is_damaged:
             self._is_damaged = True
-            self._handle(WallDamaged(key=self._enclosure.key, mono_ns=boot_ns(), what=what))
+            self._pump.emit(WallDamaged(key=self._enclosure.key, mono_ns=boot_ns(), what=what))
 
     def _read_counters(self) -> None:
         counters = self._enclosure.wall.counters(self._enclosure.key)
-        self._handle(CountersRead(key=self._enclosure.key, mono_ns=boot_ns(), **asdict(counters)))
+        self._pump.emit(
+            CountersRead(key=self._enclosure.key, mono_ns=boot_ns(), **asdict(counters))
+        )
 
     def _finish(self, exit_code: int, left_behind: Sequence[str]) -> None:
         # The kernel has no more to add once every process is gone, so this comes to an end.
-        while self._drain():
-            self._flush()
+        while self._pump.drain():
+            self._ledger.flush()
         if self._inside is not None:
             self._inside.settle()
-        self._drain_totals()
+        self._pump.drain_totals()
         self._check()
         detail = {"exit_code": exit_code, "left_behind": list(left_behind)}
-        self._handle(SandboxFinished(key=self._enclosure.key, mono_ns=boot_ns(), detail=detail))
-        self._flush()
-        self._cutter.close()
+        self._pump.emit(SandboxFinished(key=self._enclosure.key, mono_ns=boot_ns(), detail=detail))
+        self._ledger.flush()
+        self._pump.close()
         self._responder.close()
 
     def _name_others(self, warden: int) -> tuple[str, ...]:
         pids = (pid for pid in self._enclosure.cgroup.pids() if pid != warden)
         return tuple(_name(pid) for pid in pids)
 
-    def _handle(self, event: Event) -> None:
-        for command in self._engine.handle(event):
-            match command:
-                case Report():
-                    self._worst = max(self._worst, severity_of(command.record))
-                    for sink in self._sinks:
-                        sink.write(command.record)
-                case KillFlow():
-                    self._cut(command)
-                case StopSandbox():
-                    self._stop(command)
-
-    def _cut(self, command: KillFlow) -> None:
-        hanging = self._cutter.carry_out(command)
-        if hanging is not None:
-            self._handle(hanging)
-
     def _stop(self, command: StopSandbox) -> None:
         stopped = self._responder.stop(command, self._enclosure.cgroup, time.monotonic())
-        self._handle(stopped)
-        self._flush()
+        self._pump.emit(stopped)
+        self._ledger.flush()
         thaw = stopped.detail.get("thaw")
         if thaw is not None:
             self._say(f"the command is frozen, for whoever looks into it; to let it go on: {thaw}")
-
-    def _flush(self) -> None:
-        for sink in self._sinks:
-            sink.flush()
 
 
 def _name(pid: int) -> str:

@@ -62,6 +62,7 @@ class SideThread:
         *,
         failed: Callable[[], None] | None = None,
         may_wait: bool = False,
+        is_urgent: bool = False,
     ) -> None:
         """Have *work* done, and *then* called with what it returned, in the caller's own thread.
 
@@ -70,6 +71,7 @@ class SideThread:
             then: None: nobody wants to know.
             failed: Called instead of *then* when there is an error.
             may_wait: Whatever else there is comes before.
+            is_urgent: It comes before whatever else there is.
         """
 
         def do() -> Callable[[], None]:
@@ -81,7 +83,10 @@ class SideThread:
                 return lambda problem=err: _raise(problem)  # type: ignore[misc]
             return (lambda: then(found)) if then is not None else _nothing
 
-        (self._later if may_wait else self._now).append(do)
+        if is_urgent:
+            self._now.appendleft(do)
+        else:
+            (self._later if may_wait else self._now).append(do)
         self._asked.put(None)
 
     def _work(self) -> None:

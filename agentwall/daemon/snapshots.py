@@ -14,6 +14,7 @@ from pathlib import Path
 from agentwall.daemon.hooks import event_document
 from agentwall.engine.processes import clamp_arguments
 from agentwall.flow.record import DetectionRecord, Process
+from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import Cgroup
 from agentwall.host.snapshot import Snapshot, take_snapshot
 from agentwall.host.sock_diag import SocketSeen
@@ -45,15 +46,16 @@ def name_snapshot(sandbox: str) -> str:
     return f"{safe}-{now:%Y%m%dT%H%M%S.%fZ}.json"
 
 
-def write_snapshot(cgroup: Cgroup, record: DetectionRecord, where: Path) -> Shot:
+def write_snapshot(cgroup: Cgroup, record: DetectionRecord, where: Path, argv: ArgvReader) -> Shot:
     """Look into *cgroup* and write down what is there.
 
     Args:
         cgroup: A frozen one, or else some of it may have gone meanwhile.
         record: What it was frozen for.
         where: A file that does not exist; root's alone to read. Its directory is made.
+        argv: Of the calling thread.
     """
-    snapshot = take_snapshot(cgroup)
+    snapshot = take_snapshot(cgroup, argv)
     document = {
         "schema": SCHEMA,
         "cgroup": cgroup.path,

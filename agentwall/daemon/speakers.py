@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from agentwall.daemon.hellos import WaitingHellos
 from agentwall.daemon.looks import Looks
+from agentwall.daemon.preparations import Preparations, Then
 from agentwall.daemon.probed import reading_of_session
 from agentwall.daemon.readings import Readings
 from agentwall.flow.record import Process, SandboxKey
 from agentwall.flow.tls import HelloSeen, TlsReading, Unread
 from agentwall.probes.finding import Look
+from agentwall.probes.starting import Start
 
 MOST_ADMITTED = 1024
 """Processes of a sandbox that are looked at when it is admitted; others when they speak TLS."""
@@ -40,15 +43,20 @@ class Speakers:
         self._tell = tell
         self.readings = Readings()
         self.waiting = WaitingHellos()
+        self.preparations = Preparations()
         self._looks: Looks | None = None
         # A process in whose root the sandbox's libraries were looked for; 0: there is none yet.
         self._sandboxes: dict[SandboxKey, int] = {}
         self._early: dict[SandboxKey, dict[int, None]] | None = {}
+        self._starts: list[Callable[[Looks], None]] = []
 
     def begin(self, looks: Looks) -> None:
         """Look at whoever was to be, and from now on at once."""
         early, self._early = self._early or {}, None
         self._looks = looks
+        starts, self._starts = self._starts, []
+        for each in starts:
+            each(looks)
         for key, pids in early.items():
             for pid in pids:
                 looks.look_once(key, pid, self._noted)
@@ -64,6 +72,8 @@ class Speakers:
     def give_up(self) -> None:
         """Look at nobody."""
         self._early = None
+        self._starts.clear()
+        self.preparations.tell_all()
 
     def admit(self, key: SandboxKey, pids: Iterable[int]) -> None:
         """Look at the processes of a sandbox."""
@@ -71,6 +81,31 @@ class Speakers:
         self._sandboxes.setdefault(key, 0)
         for pid in found:
             self._see(key, pid)
+
+    def prepare(self, key: SandboxKey, pid: int, start: Start | None, then: Then) -> None:
+        """Probe what is installed where a process of a sandbox starts, before anything else.
+
+        Args:
+            key: Of the sandbox, which has been admitted.
+            pid: Of the process, which waits.
+            start: What it is about to do.
+            then: Called once: when that is done, or takes too long.
+        """
+        done = self.preparations.add(then)
+
+        def begin(looks: Looks) -> None:
+            is_wanted = partial(self._sandboxes.__contains__, key)
+            looks.prepare(key, pid, is_wanted, start=start, prepared=done)
+
+        if self._looks is not None:
+            is_hanging = self._looks.is_hanging
+            begin(self._looks)
+            if is_hanging:
+                self.preparations.tell_all()
+        elif self._early is not None:
+            self._starts.append(begin)
+        else:
+            self.preparations.tell_all()
 
     def release(self, key: SandboxKey) -> None:
         """Forget a sandbox."""
@@ -89,6 +124,19 @@ class Speakers:
             if key is not None and key in self._sandboxes:
                 self._see(key, pid)
         self._drop(self.readings.ended(ended))
+
+    def look_again(self, users: Iterable[Hashable]) -> None:
+        """Look at processes whose libraries are read no longer, or read now.
+
+        Args:
+            users: Of :class:`agentwall.probes.attached.Attached`: sandbox and process.
+        """
+        for user in users:
+            if not isinstance(user, tuple) or self._looks is None:
+                continue
+            key, pid = user
+            if pid and self.readings.pids.get(pid) == key and key in self._sandboxes:
+                self._looks.look_once(key, pid, self._noted)
 
     def see_who_is_gone(self) -> None:
         """Forget processes whose end nobody told."""
@@ -115,6 +163,9 @@ class Speakers:
         # Who maps no library and has said nothing is of no interest yet.
         if key in self._sandboxes and (look.is_user or look.reading.path is not None):
             self._note(key, look)
+        if look.is_elsewhere and self._looks is not None:
+            # It has another root than when the sandbox was admitted, as a container soon has.
+            self._looks.prepare(key, look.pid, partial(self._sandboxes.__contains__, key))
 
     def _note(self, key: SandboxKey, look: Look) -> None:
         before = self.readings.note(key, look)

@@ -13,6 +13,7 @@ import time
 from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.members import UNKNOWN_PLACE, Admission, Member, Place
 from agentwall.errors import AgentwallError
+from agentwall.host.argv import ArgvReader
 from agentwall.host.coverage import Coverage, assess_coverage
 from agentwall.host.exposure_of import Guarding, HostView, facts_of, look_at_host
 from agentwall.host.netns import (
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _HOST_VIEW_S = 10.0
 """How long what the host looks like is believed."""
 _MAX_PIDS = 256
+_MAX_ALIKE = 256
 
 
 class Surroundings:
@@ -37,7 +39,9 @@ class Surroundings:
     def __init__(self) -> None:
         self._view: HostView | None = None
         self._view_until_s = 0.0
+        self._argv = ArgvReader()
         self._ticks = os.sysconf("SC_CLK_TCK")
+        self._coverages: dict[Coverage, Coverage] = {}
 
     def place_of(self, member: Member) -> Place:
         """Return where *member* is: in the host's network namespace or one of its own."""
@@ -81,7 +85,11 @@ class Surroundings:
             sockets_outside=outside,
         )
         pids = (member.pid,) if member.pid is not None else member.cgroup.pids()[:_MAX_PIDS]
-        return assess_coverage(facts_of(pids, self._host(), guarding))
+        found = assess_coverage(facts_of(pids, self._host(), guarding, self._argv))
+        # Sandboxes of one host are much alike, and a thousand of the same texts are a megabyte.
+        if len(self._coverages) >= _MAX_ALIKE:
+            self._coverages.clear()
+        return self._coverages.setdefault(found, found)
 
     def _host(self) -> HostView:
         now_s = time.monotonic()

@@ -53,13 +53,15 @@ class Tally:
 
     def add(self, record: Record) -> None:
         """Take what a sandbox did into account."""
+        if not _counts(record):
+            return
         match record:
-            case FlowRecord() if record.verdict in _DENIED:
+            case FlowRecord():
                 self._deny(record)
             case DetectionRecord():
                 self.found += 1
                 self.detections.append(record)
-            case GapRecord() if record.where in _HIDES:
+            case GapRecord():
                 self.lost += record.lost
             case _:
                 pass
@@ -117,7 +119,7 @@ class Tallies:
 
     def add(self, record: Record) -> None:
         """Take what a sandbox did into account."""
-        if isinstance(record, FlowRecord) and record.verdict not in _DENIED:
+        if not _counts(record):
             return
         sandbox = record.sandbox.id
         tally = self._tallies.get(sandbox)
@@ -163,6 +165,17 @@ class Tallies:
             del self._until_s[name]
             gone = self._tallies.pop(name, None)
             self._kinds -= len(gone.denials) if gone is not None else 0
+
+
+def _counts(record: Record) -> bool:
+    """Say whether anything is to be kept of it: most sandboxes are started, and that is all."""
+    match record:
+        case FlowRecord():
+            return record.verdict in _DENIED
+        case GapRecord():
+            return record.where in _HIDES
+        case _:
+            return isinstance(record, DetectionRecord)
 
 
 def nothing() -> dict[str, object]:

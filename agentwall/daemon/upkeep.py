@@ -170,7 +170,7 @@ class Upkeep:
         is_late = boot_ns() - member.leaving_ns > LEAVE_NS
         if not (is_let_go(self._keeper.wall, member) or is_late):
             return
-        self._pump.drain()
+        self._pump.settle()
         self.read_counters()
         self._keeper.release(member, "its cgroup is gone")
         self._counted.pop(member.key.to_bytes(8, sys.byteorder), None)

@@ -7,7 +7,7 @@ private addresses is left out: that is where they go.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
@@ -37,7 +37,8 @@ _AGAIN_NS = 3600 * NS_PER_S
 
 @dataclass(slots=True)
 class _Calls:
-    times: deque[int] = field(default_factory=lambda: deque(maxlen=_MOST_KEPT))
+    # Most have one or two, and a deque takes 600 octets for the first.
+    times: list[int] = field(default_factory=list)
     told_ns: int | None = None
 
 
@@ -73,7 +74,8 @@ class BeaconWatch:
         if calls.times and time_ns - calls.times[-1] <= _APART_NS:
             return
         calls.times.append(time_ns)
-        evidence = _beat(list(calls.times))
+        del calls.times[:-_MOST_KEPT]
+        evidence = _beat(calls.times)
         if evidence is None or (calls.told_ns is not None and time_ns - calls.told_ns < _AGAIN_NS):
             return
         calls.told_ns = time_ns

@@ -20,7 +20,10 @@ def describe_task(task: Task, found: Process | None) -> Process:
     comm = task.comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
     if found is not None and task.pid:
         argv = None if found.argv is None else clamp_arguments(found.argv)
-        return replace(found, pid=task.pid, uid=task.uid, comm=comm or found.comm, argv=argv)
+        told = (task.pid, task.uid, comm or found.comm, argv)
+        if told == (found.pid, found.uid, found.comm, found.argv):
+            return found
+        return replace(found, pid=told[0], uid=told[1], comm=told[2], argv=told[3])
     source = ProcessSource.KERNEL if task.pid else ProcessSource.NONE
     return Process(
         pid=task.pid, ppid=None, uid=task.uid, comm=comm, exe=None, argv=None, source=source

@@ -59,6 +59,7 @@ class TlsFigures:
     libraries: Mapping[str, int]
     """Files that are probed, by library."""
     over_limit: int
+    displaced: int
     unreadable: int
     calls: int
     octets: int

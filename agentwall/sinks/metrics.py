@@ -274,6 +274,11 @@ def _inside_tls(figures: TlsFigures) -> Iterator[Metric]:
     )
     for name, words, number in (
         ("over_limit", "Libraries not probed because as many are as may be.", figures.over_limit),
+        (
+            "displaced",
+            "Libraries probed no longer, for sandboxes that had fewer.",
+            figures.displaced,
+        ),
         ("unreadable", "Libraries that could not be opened.", figures.unreadable),
         ("calls", "Calls of TLS libraries that were seen.", figures.calls),
         ("read_bytes", "Text that was read inside TLS.", figures.octets),

@@ -50,4 +50,7 @@ def tls_problems(tls: Fields) -> list[str]:
         most = number(tls, "max_libraries")
         why = f"{most} are as many as may be (tls.max_libraries)"
         found.append(f"inside TLS: {count} not probed: {why}")
+    if displaced := number(tls, "displaced"):
+        count = describe_count(displaced, "library", "libraries")
+        found.append(f"inside TLS: {count} gave way to those of sandboxes with fewer")
     return found

@@ -20,11 +20,11 @@ _UNREAD = {
     Unread.RUST: "Rust binary without a known TLS library: rustls or the like",
     Unread.JAVA: "Java: it has a TLS of its own",
     Unread.OWN_TLS: "no known TLS library mapped: it has a TLS of its own, or none",
-    Unread.LATE: "its session began before its library was probed",
+    Unread.LATE: "its session began before its library was probed, or by no call that is",
     Unread.LIMIT: "its library is not probed: as many are as may be (tls.max_libraries)",
     Unread.UNREADABLE: "its library could not be opened or understood",
     Unread.GONE: "the process had ended when it was looked at",
-    Unread.OFF: "probes are not in force: see agentwall status",
+    Unread.OFF: "probes were not in force then: see agentwall status",
     Unread.POLICY: "the rule that permits the flow says not to (inspect)",
 }
 

@@ -18,6 +18,7 @@ from rig.containers import Engine, podman_engine, private_dockerd, spelled
 from rig.process import wait_until
 from rig.scratch import scratch
 
+from agentwall.host.argv import ArgvReader
 from agentwall.host.coverage import assess_coverage
 from agentwall.host.exposure_of import Guarding, facts_of, look_at_host
 
@@ -48,7 +49,7 @@ class Host:
         """Note what there is before the answer, and admit."""
         if request["request"] == "admit":
             pid = int(str(request["pid"]))
-            facts = facts_of([pid], look_at_host(), Guarding(cgroup="/x"))
+            facts = facts_of([pid], look_at_host(), Guarding(cgroup="/x"), ArgvReader())
             self.seen.append(
                 {
                     "comm": Path(f"/proc/{pid}/comm").read_text().strip(),
@@ -175,7 +176,9 @@ def test_policy_and_labels(host, parent):
 
 
 def coverage_of(container) -> dict[str, str]:
-    facts = facts_of([container.pid], look_at_host(), Guarding(cgroup=container.cgroup))
+    facts = facts_of(
+        [container.pid], look_at_host(), Guarding(cgroup=container.cgroup), ArgvReader()
+    )
     return {road.code: road.detail for road in assess_coverage(facts).roads}
 
 
@@ -196,7 +199,7 @@ def test_coverage_of_a_careless_one(host, parent):
     volume = ("-v", f"{host.room.path}:/x/y.sock")
     with host.sandbox(parent, options=(*options, *volume)) as container:
         view = look_at_host([str(host.room.path)])
-        facts = facts_of([container.pid], view, Guarding(cgroup=container.cgroup))
+        facts = facts_of([container.pid], view, Guarding(cgroup=container.cgroup), ArgvReader())
 
     assert set(facts.kept_capabilities) == set(added)
     assert not facts.has_own_pidns

@@ -4,24 +4,33 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from agentwall.cli import doctor_tls
 from agentwall.cli.doctor_tls import inside_tls
 from agentwall.cli.main import main
+from agentwall.errors import KernelError
+from agentwall.kernel import probe
 from agentwall.kernel.features import Group, State
 from agentwall.probes import compiling, mapped, uprobes
 
-NAMES = ["inside TLS: bcc", "inside TLS: uprobes", "inside TLS: mappings"]
-CHECKS = (compiling, uprobes, mapped)
+NAMES = [
+    *("inside TLS: bcc", "inside TLS: uprobes"),
+    *("inside TLS: probes", "inside TLS: mappings"),
+]
+CHECKS = (
+    *((compiling, "why_not"), (uprobes, "why_not")),
+    *((doctor_tls, "probes_why_not"), (mapped, "why_not")),
+)
 
 
 @pytest.mark.kernel
 def test_this_host():
     """Each row says what the attempt came to, and nothing else decides."""
     found = list(inside_tls(is_able=True))
-    refused = [each.why_not() for each in CHECKS]
+    refused = [getattr(*check)() for check in CHECKS]
 
     assert [each.name for each in found] == NAMES
     for feature, why in zip(found, refused, strict=True):
@@ -30,21 +39,41 @@ def test_this_host():
         assert bool(feature.remedy) == (why is not None)
 
 
-@pytest.mark.parametrize("broken", range(3))
+@pytest.mark.parametrize("broken", range(len(CHECKS)))
 def test_what_is_missing_is_a_note(monkeypatch, broken):
     """Nothing of it is required; what is lost is said, and what would help."""
-    for number, module in enumerate(CHECKS):
+    for number, (module, name) in enumerate(CHECKS):
         why = "it is not there" if number == broken else None
-        monkeypatch.setattr(module, "why_not", lambda why=why: why)
+        monkeypatch.setattr(module, name, lambda why=why: why)
     found = list(inside_tls(is_able=True))
     lacking = found.pop(broken)
 
     assert lacking.state is State.MISSING
     assert not lacking.required
     assert lacking.detail.endswith(": it is not there")
-    assert ("is not read" in lacking.detail) == (broken < 2)
+    assert ("is not read" in lacking.detail) == (broken < 3)
     assert {each.state for each in found} == {State.SUPPORTED}
     assert {each.group for each in (*found, lacking)} == {Group.HOST}
+
+
+@pytest.mark.kernel
+def test_a_probe_that_is_refused(monkeypatch):
+    """At its program, which needs what the kernel lacks, or where it is attached; nothing stays."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise KernelError(1, "probe: attach: not permitted")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setitem(probe._CALLED_BY_PROBES, "bpf_no_such_thing", 100_000)
+        of_program = doctor_tls.probes_why_not()
+    with monkeypatch.context() as patch:
+        patch.setattr(uprobes, "attach", refuse)
+        of_attaching = doctor_tls.probes_why_not()
+
+    assert of_program == "expected bpf_no_such_thing for probes in this kernel, got none"
+    assert of_attaching == "probe: attach: not permitted"
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_package_is_named(monkeypatch):
@@ -59,7 +88,7 @@ def test_without_rights():
     """Only what needs no rights is tried."""
     found = list(inside_tls(is_able=False))
 
-    assert [each.state for each in found[1:]] == [State.UNKNOWN] * 2
+    assert [each.state for each in found[1:]] == [State.UNKNOWN] * 3
     assert {each.detail for each in found[1:]} == {"not tried: needs root"}
 
 

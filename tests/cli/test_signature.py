@@ -11,7 +11,7 @@ from rig.tree import ROOT
 from agentwall.cli.main import main
 from agentwall.cli.signature import response_by_default
 from agentwall.detect.signature_load import load_signatures
-from agentwall.host import automaton_file, signature_files
+from agentwall.host import kept_files, signature_files
 
 GOOD = """\
 version: 1
@@ -32,7 +32,7 @@ def _in_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signature_files, "SITE_SIGNATURES", tmp_path / "site")
     monkeypatch.setattr(signature_files, "shipped_signatures", lambda: tmp_path / "shipped")
-    monkeypatch.setattr(automaton_file, "SYSTEM_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(kept_files, "SYSTEM_CACHE", tmp_path / "cache")
     (tmp_path / "shipped").mkdir()
     (tmp_path / "good.yaml").write_text(GOOD)
 

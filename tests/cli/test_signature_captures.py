@@ -10,7 +10,7 @@ from scapy.packet import Raw
 from scapy.utils import wrpcap
 
 from agentwall.cli.main import main
-from agentwall.host import automaton_file, signature_files
+from agentwall.host import kept_files, signature_files
 
 TEXT = """\
 version: 1
@@ -27,7 +27,7 @@ def _in_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signature_files, "SITE_SIGNATURES", tmp_path / "site")
     monkeypatch.setattr(signature_files, "shipped_signatures", lambda: tmp_path / "shipped")
-    monkeypatch.setattr(automaton_file, "SYSTEM_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(kept_files, "SYSTEM_CACHE", tmp_path / "cache")
     (tmp_path / "shipped").mkdir()
 
 

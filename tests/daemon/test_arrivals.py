@@ -193,7 +193,7 @@ def test_the_hook_outside_of_all_scopes(house):
             client.admit(pid=4_194_000, container=OTHER, bundle="/", labels={})
 
     assert answer["sandbox"] is None
-    assert set(answer) == {"sandbox", "policy", "phase", "coverage", "unwatched_ms"}
+    assert set(answer.values()) == {None}
 
 
 def test_a_shared_scope_counts_whom_it_does_not_bind(house, shared_scope):

@@ -60,6 +60,7 @@ def test_the_host_is_told_whole():
         ],
         "max_libraries": 64,
         "over_limit": 1,
+        "displaced": 2,
         "unreadable": 2,
         "calls": 40,
         "octets": 4096,

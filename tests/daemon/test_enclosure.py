@@ -19,6 +19,7 @@ from agentwall.daemon.plan import new_run_id, plan_enclosure
 from agentwall.errors import KernelError
 from agentwall.host import state
 from agentwall.kernel import pins
+from agentwall.kernel.objects import BpfObject
 
 pytestmark = pytest.mark.kernel
 
@@ -66,6 +67,22 @@ def test_failure_leaves_nothing(make_request, tmp_path):
     assert not blueprint.place.directory.exists()
     assert not Path(blueprint.record.pin_dir).exists()
     assert blueprint.record not in [*state.live_runs(), *state.leftovers()]
+
+
+def test_others_need_not_wait_for_the_verifier(make_enclosure, monkeypatch):
+    """What keeps other runs from setting up is not held while the programs are looked at."""
+    held = []
+    load = BpfObject.load
+
+    def watched(self: BpfObject) -> None:
+        opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        held.append(state.RUN_DIRECTORY / "lock" in opened)
+        load(self)
+
+    monkeypatch.setattr(BpfObject, "load", watched)
+    make_enclosure()
+
+    assert held == [False]
 
 
 def test_removal_ends_processes(make_enclosure):

@@ -14,7 +14,7 @@ from agentwall.errors import HostError
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import Unread
 
-ONE = SandboxKey(1)
+ONE, OTHER = SandboxKey(1), SandboxKey(2)
 
 
 @pytest.fixture
@@ -89,6 +89,25 @@ def test_what_is_installed_is_probed_last(bench):
     assert not bench.looks.is_preparing
     assert (ONE, 0) in users
     assert SandboxKey(2) not in {key for key, _ in users}
+
+
+def test_somebody_waits_for_what_is_installed(bench):
+    """It comes before looks that were asked for earlier; who waits is told, also of what failed."""
+    order: list[str] = []
+    bench.looks.look(ONE, os.getpid(), lambda *_: order.append("first look"))
+    wait_until(lambda: bench.thread.busy_s() > 0, what="the first look")
+    bench.looks.look(ONE, os.getpid(), lambda *_: order.append("look"))
+    bench.looks.prepare(ONE, os.getpid(), lambda: True, prepared=lambda: order.append("prepared"))
+    bench.settle()
+    known = len(bench.finder.attached)
+    bench.looks.prepare(ONE, os.getpid(), lambda: False, prepared=lambda: order.append("no more"))
+    bench.looks.prepare(OTHER, 1 << 22, lambda: True, prepared=lambda: order.append("nobody"))
+    bench.settle()
+
+    assert known > 0
+    assert order.index("prepared") > order.index("first look")
+    assert set(order[-2:]) == {"no more", "nobody"}
+    assert bench.finder.looked == [os.getpid()] * 2
 
 
 def test_who_ends(bench):

@@ -61,6 +61,7 @@ def test_who_leaves_frees_its_path_only(directory):
     assert freed is None
     assert held is members.at("/s/a") is new
     assert members.get(old.key) is members.named("old") is None
+    assert (members.cgroup_of(new.key), members.cgroup_of(old.key)) == ("/s/a", None)
     assert (len(members), list(members)) == (1, [new])
 
 

@@ -6,19 +6,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rig.cgroup import in_cgroup, temp_cgroup
 from rig.keeping import keeping, make_edition, owned, spelled
+from rig.sights import ALL, ESCAPED, POLICY, SUBSCRIBE, beginning, excerpt, matched
 
 from agentwall.daemon.clock import boot_ns
-from agentwall.daemon.members import Members
 from agentwall.daemon.pump import Pump
 from agentwall.engine.commands import StopSandbox
 from agentwall.engine.events import HostChanged
 from agentwall.errors import EventDecodeError, KernelError
-from agentwall.flow.record import FlowRecord, GapRecord, StateRecord
-from agentwall.flow.verdict import Verdict
+from agentwall.flow.finding import Stage
+from agentwall.flow.record import DetectionRecord, FlowRecord, GapRecord, StateRecord
+from agentwall.flow.verdict import Hook, Mode, Verdict
 
 pytestmark = pytest.mark.kernel
 
@@ -28,6 +30,10 @@ for port in range(1, int(sys.argv[1]) + 1):
     with socket.socket() as s:
         s.connect_ex(("127.0.0.1", port))
 """
+
+
+def nowhere(_: object) -> None:
+    """Where a sandbox is of which nothing is known."""
 
 
 class Drawer:
@@ -65,7 +71,7 @@ def pump(bench):
     """A pump of its wall, which the keeper tells its events, and its outlet."""
     stopped: list[StopSandbox] = []
     drawer = Drawer()
-    made = Pump(bench.keeper.wall, bench.keeper.members, drawer, stopped.append)
+    made = Pump(bench.keeper.wall, bench.keeper.members.cgroup_of, drawer, stopped.append)
     bench.keeper.emit = made.emit
     while made.drain():
         pass  # What the tests before have left in the kernel.
@@ -128,6 +134,54 @@ def test_processes_of_few_sandboxes_are_remembered(bench, pump, scope, monkeypat
     assert list(pump._readers) == [members[1].key]
 
 
+class Held:
+    """A wall with a match inside TLS, after which there is text for the decoders."""
+
+    def __init__(self) -> None:
+        text = SUBSCRIBE[:37] + b'"'
+        self._attempts = [[matched(ALL, text, Verdict.WOULD_DENY, hook=Hook.PLAIN, cookie=8)]]
+        self._excerpts = [[], [excerpt(ESCAPED, 0)]]
+
+    def attempts(self, _limit: int):
+        """What there is at this look."""
+        return self._attempts.pop(0) if self._attempts else []
+
+    def excerpts(self):
+        """What there is at this look."""
+        return self._excerpts.pop(0) if self._excerpts else []
+
+
+@pytest.mark.parametrize("how", ["drain", "settle", "close"])
+def test_what_is_kept_back_is_told(how):
+    """By the next drain, for which the wall need have no news; and before whatever ends."""
+    drawer = Drawer()
+    pump = Pump(Held(), nowhere, drawer, print)
+    for event in beginning(replace(POLICY, mode=Mode.AUDIT)):
+        pump.emit(event)
+    pump.drain()
+    before, was_holding = drawer.of(DetectionRecord), pump.is_holding
+    getattr(pump, how)()
+    found, is_holding = drawer.of(DetectionRecord), pump.is_holding
+    pump.close()
+
+    assert [each.finding.stage for each in before] == [Stage.SIGNATURE]
+    assert [each.finding.stage for each in found] == [Stage.SIGNATURE, Stage.DECODER]
+    assert (was_holding, is_holding) == (True, False)
+    assert drawer.of(DetectionRecord) == found
+
+
+def test_settling_keeps_nothing_back():
+    """At once, what came with the last match."""
+    drawer = Drawer()
+    pump = Pump(Held(), nowhere, drawer, print)
+    for event in beginning(replace(POLICY, mode=Mode.AUDIT)):
+        pump.emit(event)
+    pump.settle()
+    pump.close()
+
+    assert len(drawer.of(DetectionRecord)) == 2
+
+
 class Broken:
     """A wall whose events nobody can read."""
 
@@ -145,7 +199,7 @@ class Broken:
 def test_what_nobody_understands_is_a_gap(call):
     """The other object's events, say: counted as lost, and the daemon goes on."""
     drawer = Drawer()
-    pump = Pump(Broken(EventDecodeError("expected 64 bytes, got 10")), Members(), drawer, print)
+    pump = Pump(Broken(EventDecodeError("expected 64 bytes, got 10")), nowhere, drawer, print)
     getattr(pump, call)()
     pump.close()
     gaps = drawer.of(GapRecord)
@@ -156,7 +210,7 @@ def test_what_nobody_understands_is_a_gap(call):
 def test_a_table_that_the_kernel_does_not_show_is_a_gap():
     """The next time may do better."""
     drawer = Drawer()
-    pump = Pump(Broken(KernelError(12, "map: no memory")), Members(), drawer, print)
+    pump = Pump(Broken(KernelError(12, "map: no memory")), nowhere, drawer, print)
     pump.drain_totals()
     pump.close()
 

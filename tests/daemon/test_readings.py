@@ -50,6 +50,17 @@ def test_described(readings):
     assert readings.of(ONE, 11) is readings.of(OTHER, 10) is None
 
 
+def test_alike(readings):
+    """What equal processes have in common is kept once, however many there are."""
+    for key, pid in ((ONE, 10), (OTHER, 20)):
+        path = "/lib" + "ssl.so." + str(3)  # another object each time
+        readings.note(
+            key, look(pid, TlsReading(library=TlsLibrary.OPENSSL, path=path, unread=None))
+        )
+
+    assert readings.of(ONE, 10) is readings.of(OTHER, 20)
+
+
 def test_short_lived(readings):
     """Of processes that have ended their sessions are kept, and nothing else."""
     for pid in range(1, 1001):

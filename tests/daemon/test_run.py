@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from agentwall.daemon import run
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.daemon.run import run_sandbox
 from agentwall.errors import HostError
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Mode
 from agentwall.host import state
 from agentwall.kernel import pins
+from agentwall.probes.compiling import Compilation
 from agentwall.sinks.event_json import LoggedEvent
 from agentwall.sinks.eventlog import read_log
 
@@ -171,6 +174,31 @@ def test_full_disk(make_request, console, tmp_path):
     assert outcome.ending.exit_code == 0
     assert outcome.events_failed == 5
     assert console.denied == 2
+
+
+@pytest.mark.parametrize(("tls", "expected"), [(TlsUse.AUTO, 1), (TlsUse.OFF, 0)])
+def test_bcc_is_imported_while_the_wall_is_loaded(
+    make_request, console, monkeypatch, tls, expected
+):
+    """Where anything is to be read inside TLS; and where no wall comes of it, the child is gone."""
+    begun, at_the_wall = [], []
+    start = Compilation.start
+
+    def watched(self: Compilation) -> None:
+        start(self)
+        begun.append(self._process.pid)
+
+    def refuse(_: object) -> None:
+        at_the_wall.extend(begun)
+        raise HostError("no wall")
+
+    monkeypatch.setattr(Compilation, "start", watched)
+    monkeypatch.setattr(run, "Enclosure", refuse)
+    with pytest.raises(HostError, match="no wall"):
+        run_sandbox(make_request(tls=tls), console)
+
+    assert len(at_the_wall) == expected
+    assert not any(Path(f"/proc/{pid}").exists() for pid in begun)
 
 
 def test_not_root(make_request, console):

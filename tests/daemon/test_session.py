@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from rig.sights import excerpt, matched
 
+from agentwall.daemon import session
 from agentwall.daemon.config import ResponseSettings
 from agentwall.daemon.inspection import plan_search
 from agentwall.daemon.plan import judge_coverage, plan_launch, policy_in_force
@@ -19,7 +21,7 @@ from agentwall.daemon.session import Session, Subject
 from agentwall.errors import HostError
 from agentwall.flow.record import DetectionRecord, FlowRecord, Record, Sandbox, StateRecord
 from agentwall.flow.severity import Severity
-from agentwall.flow.verdict import Verdict
+from agentwall.flow.verdict import Hook, Verdict
 from agentwall.host.launch import prepare
 from agentwall.host.signals import SignalQueue
 from agentwall.host.sock_diag import SockDiag
@@ -84,11 +86,11 @@ def run_session(make_request, make_enclosure, tmp_path):
         try:
             settings = ResponseSettings(snapshots=tmp_path / "snapshots")
             say = say or (lambda words: None)
-            session = Session(enclosure, subject, [memory], say=say, settings=settings)
+            made = Session(enclosure, subject, [memory], say=say, settings=settings)
             sandboxed = prepare(plan_launch(request, ()), enclosure.cgroup, signals)
-            session.begin()
+            made.begin()
             meanwhile(enclosure)
-            return session.run(sandboxed, signals), memory
+            return made.run(sandboxed, signals), memory
         finally:
             signals.close()
 
@@ -136,6 +138,42 @@ def test_what_is_over_is_cleared(run_session):
 
     assert found[0].entries() == []
     assert memory.states()[-1] == "finished"
+
+
+def test_what_is_kept_back_needs_no_news(run_session, tmp_path, monkeypatch):
+    """It is told at once, though the kernel reports nothing more."""
+    monkeypatch.setattr(session, "_CHECK_S", 600)
+    told = tmp_path / "told"
+
+    def hold(enclosure) -> None:
+        wall, of = enclosure.wall, {"sandbox": enclosure.key, "generation": 1, "rule": None}
+        later = []
+        take_attempts, take_excerpts = wall.attempts, wall.excerpts
+
+        def attempts(limit: int):
+            found = take_attempts(limit)
+            if hold.done:
+                told.touch()
+            elif found:
+                hold.done = True
+                found.append(matched(0, b"x", Verdict.ALLOW, hook=Hook.PLAIN, **of))
+                later.append(excerpt(b"x", 0, **of))
+            return found
+
+        def excerpts():
+            found = [*take_excerpts(), *later]
+            later.clear()
+            return found
+
+        monkeypatch.setattr(wall, "attempts", attempts)
+        monkeypatch.setattr(wall, "excerpts", excerpts)
+
+    hold.done = False
+    wait = f"for i in $(seq 200); do [ -e {told} ] && exit 3; sleep 0.1; done; exit 4"
+    script = STORM.format(count=1).removeprefix("exec ") + f"\n{wait}"
+    ending, _ = run_session(script, hold)
+
+    assert ending.exit_code == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])

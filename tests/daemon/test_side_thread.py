@@ -53,6 +53,20 @@ def test_results_come_in_order_in_the_loop_s_own_thread(thread):
     assert len({elsewhere for _, elsewhere, _ in found} - {threading.get_ident()}) == 1
 
 
+def test_what_is_urgent_comes_first(thread, gate):
+    """Before whatever was asked for earlier, and what may wait."""
+    found: list[object] = []
+    thread.run(gate.wait, found.append)
+    wait_until(lambda: thread.busy_s() > 0, what="the first")
+    thread.run(lambda: "later", found.append, may_wait=True)
+    thread.run(lambda: "now", found.append)
+    thread.run(lambda: "urgent", found.append, is_urgent=True)
+    gate.set()
+    settle(thread, found, 4)
+
+    assert found[1:] == ["urgent", "now", "later"]
+
+
 def test_what_may_wait_waits(thread, gate):
     """Whatever else there is comes before, also what is asked for later."""
     found: list[object] = []

@@ -12,6 +12,7 @@ from rig.cgroup import cgroup_root, temp_cgroup
 from rig.records import detection
 
 from agentwall.daemon.snapshots import MAX_FILES, brief, name_snapshot, write_snapshot
+from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import Cgroup
 
 pytestmark = pytest.mark.kernel
@@ -38,7 +39,7 @@ def test_names(sandbox, expected):
 
 def test_an_empty_one(cgroup: Cgroup, tmp_path: Path):
     """Of a sandbox without processes the file says so."""
-    shot = write_snapshot(cgroup, detection(), tmp_path / "s" / "x.json")
+    shot = write_snapshot(cgroup, detection(), tmp_path / "s" / "x.json", ArgvReader())
     document = json.loads((tmp_path / "s" / "x.json").read_text())
 
     assert shot.problem is None
@@ -51,7 +52,7 @@ def test_nothing_is_overwritten(cgroup: Cgroup, tmp_path: Path):
     """A file or a link that is there already stays as it is."""
     (tmp_path / "target").write_text("kept")
     (tmp_path / "x.json").symlink_to(tmp_path / "target")
-    shot = write_snapshot(cgroup, detection(), tmp_path / "x.json")
+    shot = write_snapshot(cgroup, detection(), tmp_path / "x.json", ArgvReader())
 
     assert shot.problem == "not written: File exists"
     assert (tmp_path / "target").read_text() == "kept"
@@ -65,7 +66,7 @@ def test_the_oldest_make_room(cgroup: Cgroup, tmp_path: Path):
         path.write_text("")
         os.utime(path, (number, number))
     (tmp_path / "notes.txt").write_text("")
-    write_snapshot(cgroup, detection(), tmp_path / "new.json")
+    write_snapshot(cgroup, detection(), tmp_path / "new.json", ArgvReader())
     left = sorted(path.name for path in tmp_path.glob("*.json"))
 
     assert len(left) == MAX_FILES

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from rig import looking
+from rig.process import wait_until
 from rig.tls_records import hello_read
 
 from agentwall.daemon import looks as looks_module
@@ -17,7 +18,8 @@ from agentwall.daemon import speakers as module
 from agentwall.daemon.hellos import WAIT_S
 from agentwall.daemon.speakers import Speakers
 from agentwall.flow.record import SandboxKey
-from agentwall.flow.tls import TlsLibrary, Unread
+from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
+from agentwall.probes.finding import Look
 
 ONE, OTHER = SandboxKey(1), SandboxKey(2)
 OPENSSL = TlsLibrary.OPENSSL
@@ -262,3 +264,72 @@ def test_sandbox_that_ends(stage, speaker):
     assert stage.sessions is None
     assert stage.speakers.readings.pids == {}
     assert stage.bench.finder.attached.users() == []
+
+
+def test_changed_libraries(stage, speaker):
+    """Who is known and whose library is read no longer is looked at again; nobody else is."""
+    stage.speakers.admit(ONE, ())
+    stage.begin()
+    stage.hello(speaker, OPENSSL)
+    stage.bench.settle()
+    before = stage.known()
+    finder = stage.bench.finder
+    finder.looked.clear()
+    stage.speakers.look_again([(ONE, speaker), (ONE, 0), (ONE, os.getpid()), "nobody"])
+    stage.bench.settle()
+
+    assert before == {speaker: None}
+    assert finder.looked == [speaker]
+
+
+def test_start_that_waits(stage):
+    """Who starts is told when what is installed is probed, also if it asked before it could be."""
+    told: list[bool] = []
+    stage.speakers.admit(ONE, ())
+    stage.speakers.prepare(ONE, os.getpid(), None, told.append)
+    early = list(told)
+    stage.begin()
+    stage.speakers.prepare(ONE, os.getpid(), None, told.append)
+    stage.bench.settle()
+
+    assert early == []
+    assert told == [True, True]
+    assert (ONE, 0) in stage.bench.finder.attached.users()
+
+
+def test_start_that_does_not_wait(stage, monkeypatch):
+    """Nobody waits where nothing is going to be probed, nor behind something that hangs."""
+    told: list[bool] = []
+    stage.speakers.admit(ONE, ())
+    stage.begin()
+    stage.bench.looks.look(ONE, os.getpid(), stage.bench.note)
+    wait_until(lambda: stage.bench.thread.busy_s() > 0, what="a look that hangs")
+    monkeypatch.setattr(looks_module, "HANGS_S", 0.0)
+    stage.speakers.prepare(ONE, os.getpid(), None, told.append)
+    hanging = list(told)
+    stage.bench.settle()
+    other = Speakers(stage.where.get, stage._tell)
+    other.prepare(ONE, os.getpid(), None, told.append)
+    other.give_up()
+    other.prepare(ONE, os.getpid(), None, told.append)
+
+    assert hanging == [False]
+    assert told == [False] * 3
+
+
+def test_another_root(stage, speaker):
+    """Where a process has another root than was looked into, what is installed there is probed."""
+    stage.speakers.admit(ONE, [os.getpid()])
+    stage.begin()
+    stage.bench.settle()
+    stage.speakers._noted(ONE, look_elsewhere(speaker))
+    is_settling = stage.speakers.is_settling
+    stage.bench.settle()
+
+    assert is_settling
+
+
+def look_elsewhere(pid: int) -> Look:
+    """What is seen of a process that has another root."""
+    reading = TlsReading(library=None, path=None, unread=Unread.OWN_TLS)
+    return Look(pid=pid, comm="x", exe=None, reading=reading, is_elsewhere=True)

@@ -45,6 +45,7 @@ def test_permitted_flows_are_not_tallied():
     """A sandbox that only did what it may has nothing to tell."""
     tallies = Tallies()
     tallies.add(flow(verdict=Verdict.ALLOW))
+    tallies.add(GapRecord(sandbox=SANDBOX, time_ns=START_NS, mono_ns=0, where="totals", lost=3))
 
     assert tallies.of(SANDBOX.id) is None
     assert nothing()["complete"]

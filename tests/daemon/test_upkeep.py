@@ -80,7 +80,7 @@ def drawer():
 @pytest.fixture
 def upkeep(bench, drawer):
     """The upkeep of the keeper."""
-    pump = Pump(bench.keeper.wall, bench.keeper.members, drawer, print)
+    pump = Pump(bench.keeper.wall, bench.keeper.members.cgroup_of, drawer, print)
     bench.keeper.emit = pump.emit
     yield Upkeep(bench.keeper, pump, lambda member: None)
     pump.close()

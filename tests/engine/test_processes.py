@@ -61,3 +61,10 @@ def test_arguments_stay_bounded(argv):
     assert sum(map(len, kept)) <= MAX_ARGV_CHARS + 40
     if sum(len(argument) + 1 for argument in argv) <= MAX_ARGV_CHARS:
         assert kept == argv
+
+
+def test_what_proc_says_already_is_kept_as_it_is():
+    """A process that does the same a thousand times is described by one object."""
+    task = Task(pid=CURL.pid, uid=CURL.uid, comm=CURL.comm.encode())
+
+    assert describe_task(task, CURL) is CURL

@@ -116,7 +116,7 @@ class Engine:
         for key, value in (labels or {}).items():
             words += ["--label", f"{key}={value}"]
         words += [*self.run_options, *options, IMAGE, *(command or FOREVER)]
-        with _without_hierarchies_of_version_1(spelled(parent)):
+        with without_hierarchies_of_version_1(spelled(parent)):
             identity = self.call("run", "-d", *words).split()[-1]
             try:
                 pid = int(self.call("inspect", "-f", "{{.State.Pid}}", identity))
@@ -229,7 +229,7 @@ def containerd_sandbox(
                 log=directory / "log",
                 ready=lambda: _succeeds(*ctr, "version"),
             ),
-            _without_hierarchies_of_version_1(spelled(parent)),
+            without_hierarchies_of_version_1(spelled(parent)),
         ):
             run_checked(*ctr, *start, *words, str(tree), identity, *FOREVER)
             try:
@@ -305,9 +305,12 @@ def _without_mounts(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _without_hierarchies_of_version_1(cgroup: str) -> Iterator[None]:
-    # A runtime makes the container's cgroup in every hierarchy, and podman one for conmon; the
-    # test has made, and removes, that of version 2 alone.
+def without_hierarchies_of_version_1(cgroup: str) -> Iterator[None]:
+    """Remove in the end what runtimes make of *cgroup*, as :func:`spelled`, in other hierarchies.
+
+    There is one of the container's in each, and podman's for conmon; the test has made, and
+    removes, that of version 2 alone.
+    """
     try:
         yield
     finally:

@@ -107,6 +107,7 @@ def status(**change: Any) -> dict[str, Any]:
             "libraries": [{"library": "openssl", "path": "/usr/lib/libssl.so.3"}],
             "max_libraries": 64,
             "over_limit": 0,
+            "displaced": 0,
             "lost": 0,
             "processes": {"read": 12, "unread": {"go": 1}, "unread_speakers": 1},
         },

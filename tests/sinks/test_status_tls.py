@@ -49,7 +49,10 @@ def test_problems():
     assert tls_problems({"over_limit": 2, "max_libraries": 64}) == [
         "inside TLS: 2 libraries not probed: 64 are as many as may be (tls.max_libraries)"
     ]
-    assert tls_problems({"over_limit": 0}) == tls_problems({}) == []
+    assert tls_problems({"displaced": 1}) == [
+        "inside TLS: 1 library gave way to those of sandboxes with fewer"
+    ]
+    assert tls_problems({"over_limit": 0, "displaced": 0}) == tls_problems({}) == []
 
 
 def test_search_that_hangs():
