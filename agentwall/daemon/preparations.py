@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable
+from functools import partial
+
+from agentwall.daemon.waiting import Waiting
 
 WAIT_S = 2.0
 """How long a start waits; it is looked at once a second, so it may be one more."""
@@ -18,8 +19,9 @@ class Preparations:
     """Those that wait. No input or output but what is called."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count()
-        self._waiting: dict[int, tuple[float, Then]] = {}
+        self._waiting: Waiting[bool] = Waiting(WAIT_S)
+        self.tell_overdue = self._waiting.tell_overdue
+        self.tell_all = self._waiting.tell_all
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -27,21 +29,5 @@ class Preparations:
 
     def add(self, then: Then) -> Callable[[], None]:
         """Have *then* called by what is returned, or when it has waited long enough."""
-        number = next(self._numbers)
-        self._waiting[number] = (time.monotonic() + WAIT_S, then)
-        return lambda: self._tell(number, is_ready=True)
-
-    def _tell(self, number: int, *, is_ready: bool) -> None:
-        found = self._waiting.pop(number, None)
-        if found is not None:
-            found[1](is_ready)
-
-    def tell_overdue(self, now_s: float) -> None:
-        """Tell those that have waited for :data:`WAIT_S` that it takes longer, oldest first."""
-        overdue = [number for number, (at_s, _) in self._waiting.items() if at_s <= now_s]
-        for number in overdue:
-            self._tell(number, is_ready=False)
-
-    def tell_all(self) -> None:
-        """Let nobody wait any longer."""
-        self.tell_overdue(float("inf"))
+        number = self._waiting.add(lambda is_ready: then(is_ready is not None))
+        return partial(self._waiting.tell, number, True)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from agentwall.daemon.hellos import WaitingHellos
 from agentwall.daemon.looks import Looks
 from agentwall.daemon.preparations import Preparations, Then
 from agentwall.daemon.probed import reading_of_session
 from agentwall.daemon.readings import Readings
+from agentwall.daemon.waiting import Waiting
 from agentwall.flow.record import Process, SandboxKey
 from agentwall.flow.tls import HelloSeen, TlsReading, Unread
 from agentwall.probes.finding import Look
@@ -19,6 +19,8 @@ from agentwall.probes.starting import Start
 
 MOST_ADMITTED = 1024
 """Processes of a sandbox that are looked at when it is admitted; others when they speak TLS."""
+WAIT_S = 5.0
+"""How long a hello waits for what is found of its process."""
 _OFF = TlsReading(library=None, path=None, unread=Unread.OFF)
 _UNSEEN = TlsReading(library=None, path=None, unread=Unread.UNREADABLE)
 
@@ -42,7 +44,7 @@ class Speakers:
         self._sandbox_of = sandbox_of
         self._tell = tell
         self.readings = Readings()
-        self.waiting = WaitingHellos()
+        self.waiting: Waiting[TlsReading] = Waiting(WAIT_S)
         self.preparations = Preparations()
         self._looks: Looks | None = None
         # A process in whose root the sandbox's libraries were looked for; 0: there is none yet.

@@ -15,8 +15,7 @@ from rig.tls_records import hello_read
 
 from agentwall.daemon import looks as looks_module
 from agentwall.daemon import speakers as module
-from agentwall.daemon.hellos import WAIT_S
-from agentwall.daemon.speakers import Speakers
+from agentwall.daemon.speakers import WAIT_S, Speakers
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
 from agentwall.probes.finding import Look

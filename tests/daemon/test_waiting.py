@@ -8,16 +8,17 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentwall.daemon.hellos import WAIT_S, WaitingHellos
+from agentwall.daemon.waiting import Waiting
 from agentwall.flow.tls import TlsReading, Unread
 
+WAIT_S = 5.0
 GONE = TlsReading(library=None, path=None, unread=Unread.GONE)
 
 
 def test_found_in_time():
     """It is told with what was found, and not again when its time is over."""
     told: list[TlsReading | None] = []
-    waiting = WaitingHellos()
+    waiting = Waiting(WAIT_S)
     number = waiting.add(told.append)
     waiting.tell_overdue(time.monotonic())
     waiting.tell(number, GONE)
@@ -29,7 +30,7 @@ def test_found_in_time():
 def test_found_too_late():
     """It is told without, and what comes then is no news."""
     told: list[TlsReading | None] = []
-    waiting = WaitingHellos()
+    waiting = Waiting(WAIT_S)
     number = waiting.add(told.append)
     waiting.tell_overdue(time.monotonic() + 2 * WAIT_S)
     waiting.tell(number, GONE)
@@ -40,7 +41,7 @@ def test_found_too_late():
 @given(st.lists(st.sampled_from(["add", "tell", "overdue", "all"]), max_size=40), st.data())
 def test_each_once(steps, data):
     """Whatever happens in whatever order, each is told once, those that are late in their order."""
-    waiting = WaitingHellos()
+    waiting = Waiting(WAIT_S)
     told: list[int] = []
     numbers: list[int] = []
     for step in steps:

@@ -1,46 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hellos that wait until their process has been looked at, each told once."""
+"""What waits for something to be found, for a while: each is told once."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from agentwall.flow.tls import TlsReading
-
-WAIT_S = 5.0
-"""How long a hello waits for what is found of its process."""
-
-Tell = Callable[[TlsReading | None], None]
-"""Tells it; None: nothing was found in time."""
+Found = TypeVar("Found")
 
 
-class WaitingHellos:
-    """What is still to be told. No input or output but what is called."""
+class Waiting(Generic[Found]):
+    """Who is still to be told. No input or output but what is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float) -> None:
+        """Begin with nobody; each waits for *wait_s*, and is told None if nothing is found."""
+        self._wait_s = wait_s
         self._numbers = itertools.count()
-        self._waiting: dict[int, tuple[float, Tell]] = {}
+        self._waiting: dict[int, tuple[float, Callable[[Found | None], None]]] = {}
 
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._waiting)
 
-    def add(self, tell: Tell) -> int:
+    def add(self, tell: Callable[[Found | None], None]) -> int:
         """Have *tell* called by whichever of the other methods comes first; return its number."""
         number = next(self._numbers)
-        self._waiting[number] = (time.monotonic() + WAIT_S, tell)
+        self._waiting[number] = (time.monotonic() + self._wait_s, tell)
         return number
 
-    def tell(self, number: int, reading: TlsReading) -> None:
+    def tell(self, number: int, what: Found) -> None:
         """Tell one with what was found; one that was told already does not matter."""
         found = self._waiting.pop(number, None)
         if found is not None:
-            found[1](reading)
+            found[1](what)
 
     def tell_overdue(self, now_s: float) -> None:
-        """Tell those that have waited for :data:`WAIT_S`, oldest first."""
+        """Tell those that have waited long enough, oldest first."""
         while self._waiting:
             number, (deadline_s, tell) = next(iter(self._waiting.items()))
             if deadline_s > now_s:
