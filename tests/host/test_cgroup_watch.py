@@ -35,8 +35,16 @@ def spelled(directory: Path) -> str:
 
 @contextlib.contextmanager
 def watching(*roots: Path, **options):
+    """Watch *roots*; by the host's mounts the hierarchy's root too, where others make cgroups."""
     with contextlib.closing(CgroupWatch([spelled(root) for root in roots], **options)) as watch:
         yield watch
+
+
+def mounted(directory: Path) -> tuple[Mount, ...]:
+    """Mounts that show *directory* and nothing above it, so that only the test wakes the watch."""
+    writable = frozenset({"rw"})
+    root, point = spelled(directory), str(directory)
+    return (Mount(root=root, point=point, options=writable, fstype="cgroup2"),)
 
 
 def names(seen, scope: Path) -> list[str]:
@@ -70,19 +78,20 @@ def test_scan_returns_what_is_there(scope):
 
 def test_come_and_go(scope):
     """Each is told in order; what was there only in between is not."""
-    with watching(scope) as watch:
+    (top := scope / "top").mkdir()
+    with watching(top, mounts=mounted(scope)) as watch:
         watch.scan()
-        (scope / "a/b").mkdir(parents=True)
+        (top / "a/b").mkdir(parents=True)
 
         assert select.select([watch], [], [], 1)[0]
-        assert names(watch.read(), scope) == ["+/a", "+/a/b"]
-        (scope / "a/b").rmdir()
-        (scope / "brief").mkdir()
-        (scope / "brief").rmdir()
-        assert names(watch.read(), scope) == ["-/a/b"]
-        (scope / "a").rmdir()
-        (scope / "a").mkdir()
-        assert names(watch.read(), scope) == ["-/a", "+/a"]
+        assert names(watch.read(), top) == ["+/a", "+/a/b"]
+        (top / "a/b").rmdir()
+        (top / "brief").mkdir()
+        (top / "brief").rmdir()
+        assert names(watch.read(), top) == ["-/a/b"]
+        (top / "a").rmdir()
+        (top / "a").mkdir()
+        assert names(watch.read(), top) == ["-/a", "+/a"]
         assert not select.select([watch], [], [], 0)[0]
 
 
@@ -203,10 +212,11 @@ def test_no_mount_shows_it(tmp_path):
 def test_a_thousand_cost_little(scope):
     """Neither descriptors nor processor time grow with the sandboxes that are at rest."""
     held = len(os.listdir("/proc/self/fd"))
-    with watching(scope) as watch:
+    (top := scope / "top").mkdir()
+    with watching(top, mounts=mounted(scope)) as watch:
         watch.scan()
         for number in range(1000):
-            (scope / f"s{number}").mkdir()
+            (top / f"s{number}").mkdir()
         assert len([each for each in watch.read() if isinstance(each, Appeared)]) == 1000
         before = resource.getrusage(resource.RUSAGE_SELF)
         assert not select.select([watch], [], [], 0.2)[0]
