@@ -122,8 +122,8 @@ def held_table(held: Mapping[str, Held], compiled: Sequence[Compiled]) -> Table:
     off, on = held["off"], held["require"]
     return Table(
         title="What reading inside TLS takes of a host",
-        note="The probes are compiled by bcc in a child, once a start; it ends then. Resident is "
-        "the daemon, shared libraries included.",
+        note="The probes are compiled by bcc in a child, once for a kernel; it ends then. Resident "
+        "is the daemon, shared libraries included.",
         header=["", "measured", "without reading"],
         rows=[
             [

@@ -18,9 +18,11 @@ from agentwall.kernel.plain import PlainCounts
 from agentwall.kernel.wall import Wall
 from agentwall.policy.model import Policy
 from agentwall.probes.attached import Attached
+from agentwall.probes.code import MAPS
 from agentwall.probes.compiling import Compilation
 from agentwall.probes.elf import read_elf
 from agentwall.probes.libraries import WANTED
+from agentwall.probes.loading import load
 from agentwall.probes.mappings import FileId
 from agentwall.probes.prologue import cheapest_places
 from agentwall.probes.uprobes import attach
@@ -37,10 +39,6 @@ FOREIGN = "in no sandbox, library probed"
 TRAP = "in no sandbox, empty programs"
 SIDE_BY_SIDE = (AGAIN, OFF, READ, FOREIGN)
 """What is compared with bare."""
-_SHARED = (
-    *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
-    "aw_plain_next",
-)
 _PATIENCE_S = 60.0
 _COMPILE_ROUNDS = 3
 
@@ -133,17 +131,17 @@ def _probed(wall: Wall, point: Path, library: Library, compiled: list[Compiled])
         shared.mkdir()
         stack.callback(shared.rmdir)
         maps = wall.maps()
-        for name in _SHARED:
+        for name in MAPS:
             links.pin(maps[name].fd, shared / name)
             stack.callback((shared / name).unlink)
         wall.plain.open()
         for _ in range(_COMPILE_ROUNDS):
             with Compilation(timeout_s=_PATIENCE_S) as compilation:
                 compilation.start()
-                compilation.send(shared)
-                programs = compilation.wait()
-            stack.callback(programs.close)
-            compiled.append(Compiled(programs.seconds, programs.peak_kib))
+                code = compilation.wait()
+            compiled.append(Compiled(code.seconds, code.peak_kib))
+        programs = load(code, shared)
+        stack.callback(programs.close)
         attached = Attached(programs.fds, max_libraries=1, pins=point / "probes")
         stack.callback(attached.close)
         _attach(attached, library)

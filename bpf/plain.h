@@ -45,6 +45,30 @@ struct aw_plain_call {
 };
 _Static_assert(sizeof(struct aw_plain_call) == 80, "aw_plain_call changed size");
 
+#define AW_PLAIN_READS \
+	8 /* of one thread; they nest where TLS goes through TLS, and their stacks differ */
+
+/* A read that has not returned. */
+struct aw_plain_read {
+	__u64 stack; /* as it will be at the return; 0: none */
+	__u64 sandbox;
+	__u64 connection;
+	__u64 text;
+	__u64 size_at; /* address of a size_t that will have the size; 0: it is what is returned */
+	__u64 cookie;
+	__u32 place;
+	__u32 _pad;
+};
+
+/*
+ * Value of aw_plain_reads, what the kernel keeps with a thread, and lets go with it: a thread takes
+ * nothing from others. The probes alone use it.
+ */
+struct aw_plain_reads {
+	struct aw_plain_read reads[AW_PLAIN_READS];
+	__u64 given_up; /* reads that never returned, and made room */
+};
+
 /* Key of aw_plain_connections. */
 struct aw_plain_key {
 	__u64 sandbox;

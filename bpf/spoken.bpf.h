@@ -82,6 +82,14 @@ AW_MAP struct {
 	__type(value, struct aw_plain_call);
 } aw_plain_calls SEC(".maps");
 
+/* User space leaves it out where there is no aw_plain (before Linux 5.12). */
+AW_MAP struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_plain_reads);
+} aw_plain_reads SEC(".maps");
+
 /* How many turns a sandbox has given to its threads: u64 sandbox -> u32. */
 AW_MAP struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from agentwall.daemon.provision import kept_code
 from agentwall.errors import KernelError
 from agentwall.kernel import probe
 from agentwall.kernel.features import Feature, Group, State
 from agentwall.probes import compiling, mapped, uprobes
+from agentwall.probes.code import Code
 
 _UNREAD = "what sandboxes hand to TLS libraries is not read"
 _LATE = "a library is probed when it is seen in use, and not when it is mapped"
@@ -46,13 +48,7 @@ def inside_tls(*, is_able: bool) -> Iterator[Feature]:
     Args:
         is_able: This process may load programs; else only what needs no rights is tried.
     """
-    yield _feature(
-        "inside TLS: bcc",
-        compiling.why_not,
-        there="there: probes can be compiled",
-        lost=_UNREAD,
-        remedy="the Debian package python3-bpfcc, for /usr/bin/python3",
-    )
+    yield _bcc(kept_code() if is_able else None)
     for name, why_not, there, lost, remedy in (
         (
             "inside TLS: uprobes",
@@ -86,6 +82,20 @@ def inside_tls(*, is_able: bool) -> Iterator[Feature]:
                 detail="not tried: needs root",
                 required=False,
             )
+
+
+def _bcc(kept: Code | None) -> Feature:
+    there, lost = "there: probes can be compiled", _UNREAD
+    if kept is not None:
+        there += f", and those that bcc {kept.bcc} compiled here are kept"
+        lost = f"read by what bcc {kept.bcc} compiled here, until kernel or agentwall change"
+    return _feature(
+        "inside TLS: bcc",
+        compiling.why_not,
+        there=there,
+        lost=lost,
+        remedy="the Debian package python3-bpfcc, for /usr/bin/python3",
+    )
 
 
 def _feature(name: str, why_not: Check, *, there: str, lost: str, remedy: str) -> Feature:

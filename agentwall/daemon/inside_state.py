@@ -16,7 +16,8 @@ from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
 
 TlsState = Literal["starting", "on", "off", "refused"]
-"""``starting``: compiling, or about to. ``refused``: wanted, and this host does not let it."""
+"""``starting``: compiling or loading, or about to. ``refused``: wanted, and this host does not let
+it."""
 
 
 class TlsUse(enum.Enum):
@@ -57,9 +58,9 @@ class InsideState:
     reason: str | None = None
     """Why it is off or refused, or on and nothing new is read for the moment; else None."""
     bcc: str | None = None
-    """Version of bcc that compiled the probes."""
+    """Version of bcc that compiled the probes, now or at an earlier start."""
     compile_s: float | None = None
-    """How long that took."""
+    """How long that took; None: they were kept from an earlier start."""
     libraries: tuple[ProbedLibrary, ...] = ()
     max_libraries: int
     over_limit: int = 0

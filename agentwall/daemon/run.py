@@ -27,6 +27,7 @@ from agentwall.daemon.plan import (
     plan_launch,
     policy_in_force,
 )
+from agentwall.daemon.provision import Provision
 from agentwall.daemon.session import Ending, Session, Subject
 from agentwall.errors import AgentwallError, HostError, ProbesRefusedError
 from agentwall.flow.record import Sandbox, SandboxKey
@@ -36,7 +37,6 @@ from agentwall.host.launch import Sandboxed, prepare
 from agentwall.host.signals import SignalQueue
 from agentwall.host.warden import Launch
 from agentwall.probes.command import Command
-from agentwall.probes.compiling import Compilation
 from agentwall.sinks.console import Console
 from agentwall.sinks.jsonl import EventLog, Sink
 
@@ -138,11 +138,11 @@ class _Run:
 def _enclose(run: _Run, console: Console, log: Sink) -> tuple[Ending, Coverage, list[str]]:
     """Build the enclosure, run the command in it, and take it away again."""
     # Blocked before anything is made: a signal must not end agentwall half way through.
-    with contextlib.closing(SignalQueue()) as signals, _compiling_early(run) as compilation:
+    with contextlib.closing(SignalQueue()) as signals, _begun_early(run) as provision:
         enclosure = Enclosure(run.blueprint)
         try:
             subject = _degraded(run, enclosure.missing_hooks(), console)
-            with _reading_inside(run, enclosure, compilation) as inside:
+            with _reading_inside(run, enclosure, provision) as inside:
                 subject = _told(inside, subject, console)
                 sandboxed = prepare(run.launch, enclosure.cgroup, signals)
                 inside.admit(enclosure.key, [sandboxed.pid])
@@ -186,21 +186,21 @@ def _tls_use(run: _Run) -> TlsUse:
 
 
 @contextlib.contextmanager
-def _compiling_early(run: _Run) -> Iterator[Compilation | None]:
-    """Have bcc imported while the kernel looks at the wall's programs, which takes longer."""
-    with Compilation() as compilation:
+def _begun_early(run: _Run) -> Iterator[Provision | None]:
+    """Have what is to be compiled compiled while the kernel looks at the wall's programs."""
+    with Provision() as provision:
         is_begun = False
         if _tls_use(run) is not TlsUse.OFF:
             # What is refused now will be tried again, and said.
             with contextlib.suppress(ProbesRefusedError):
-                compilation.start()
+                provision.start()
                 is_begun = True
-        yield compilation if is_begun else None
+        yield provision if is_begun else None
 
 
 @contextlib.contextmanager
 def _reading_inside(
-    run: _Run, enclosure: Enclosure, compilation: Compilation | None
+    run: _Run, enclosure: Enclosure, provision: Provision | None
 ) -> Iterator[Inside]:
     """Read inside TLS, where the policy looks for anything.
 
@@ -218,7 +218,7 @@ def _reading_inside(
         TlsSettings(inspect=_tls_use(run)),
         sandbox_of=sandbox_of,
         why_off="--tls off" if run.request.tls is TlsUse.OFF else "nothing is looked for",
-        compilation=compilation,
+        provision=provision,
     )
     try:
         inside.start()

@@ -18,7 +18,7 @@ from agentwall.detect.signature import Side, Transport
 from agentwall.host import kept_files
 from agentwall.host.kept_files import Kind
 
-KIND = Kind(magic=b"AWDFA\x00\r\n", version=1, suffix=".automaton")
+KIND = Kind(magic=b"AWDFA\x00\r\n", version=1, suffix=".automaton", made_by="detect/*.py")
 _U16 = np.dtype("<u2")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What signatures compile to, on disk, by the digest of what it was compiled from.
+"""What was compiled, on disk, by the digest of what it was compiled from.
 
 A file is trusted only where nobody else could have written it, and only if it is whole: the kernel
-gets the table. Anything else counts as not there. Layout: :data:`_HEAD`, then JSON, then tables.
+gets what is in it. Anything else counts as not there. Layout: :data:`_HEAD`, then JSON, tables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_KEPT = 8
 """Files of a kind in the directory; the ones longest unused go."""
 MAX_BYTES = 64 << 20
 
-# Magic, version, size of the JSON, digest of the signatures, checksum of all that follows.
+# Magic, version, size of the JSON, digest of the sources, checksum of all that follows.
 _HEAD = struct.Struct("<8sII32s32s")
 _Kept = TypeVar("_Kept")
 
@@ -44,6 +44,8 @@ class Kind:
     """8 bytes."""
     version: int
     suffix: str
+    made_by: str
+    """The modules that make what is in it, as a pattern below the package: others, another file."""
 
 
 def cache_directory() -> Path | None:
@@ -70,7 +72,7 @@ def load(
     Args:
         directory: As :func:`cache_directory` returns it; it may be missing.
         kind: Of what.
-        digest: Of the signature set.
+        digest: Of what it was compiled from.
         decode: Makes it of the file's JSON object and tables; raises ValueError, KeyError,
             TypeError, AttributeError, OverflowError or RecursionError if it cannot.
 
@@ -202,14 +204,14 @@ def _name(kind: Kind, digest: str) -> str:
 
 
 def _key(kind: Kind, digest: str) -> bytes:
-    """Return what the file is found by: the signatures, and which compiler made it of them."""
-    made_by = f"{kind.version}:{agentwall.__version__}:{_compiler()}:{digest}"
+    """Return what the file is found by: the sources, and which compiler made it of them."""
+    made_by = f"{kind.version}:{agentwall.__version__}:{_compiler(kind.made_by)}:{digest}"
     return hashlib.sha256(made_by.encode()).digest()
 
 
 @functools.cache
-def _compiler() -> str:
-    sources = sorted((Path(agentwall.__file__).parent / "detect").glob("*.py"))
+def _compiler(made_by: str) -> str:
+    sources = sorted(Path(agentwall.__file__).parent.glob(made_by))
     compiler = hashlib.sha256()
     for path in sources:
         compiler.update(path.read_bytes())

@@ -17,7 +17,7 @@ from agentwall.detect.signature import Side, Transport
 from agentwall.host import kept_files
 from agentwall.host.kept_files import Kind
 
-KIND = Kind(magic=b"AWTABLE\n", version=1, suffix=".table")
+KIND = Kind(magic=b"AWTABLE\n", version=1, suffix=".table", made_by="detect/*.py")
 _PARTS = {"accept_of": 2, "end_of": 2, "base": 4, "next": 2, "group_of": 1, "classes": 1}
 """And the octets of a number in each."""
 _FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}

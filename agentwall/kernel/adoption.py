@@ -49,7 +49,7 @@ FOR_REPORTS = (
     *("aw_peers", "aw_counters", "aw_flow_table", *RING_NAMES),
     *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
     *("aw_plain_held", "aw_plain_dead", "aw_plain_next", "aw_plain_turns", "aw_plain_order"),
-    "aw_plain_marks",
+    *("aw_plain_marks", "aw_plain_reads"),
 )
 """Made anew where they have changed; what the old ones report is read to its end."""
 SECRETS = ("aw_hash_seed", "aw_belt_mark")

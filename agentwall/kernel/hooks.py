@@ -42,7 +42,9 @@ def choose_programs(bpf: BpfObject, *, degrade: bool) -> dict[str, str]:
             absent[hook.program] = reason
         there[hook.program].set_autoload(not reason)
     if plain.PROGRAM in there:
-        there[plain.PROGRAM].set_autoload(not plain.why_not())
+        is_taken = not plain.why_not()
+        there[plain.PROGRAM].set_autoload(is_taken)
+        bpf.set_autocreate(plain.READS, is_taken)
     return absent
 
 

@@ -76,6 +76,7 @@ class MapType(enum.IntEnum):
     CGROUP_STORAGE = 19
     SK_STORAGE = 24
     RINGBUF = 27
+    TASK_STORAGE = 29
 
 
 _PRINT_FN = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
@@ -112,6 +113,8 @@ _PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map__value_size": (c_uint32, (c_void_p,)),
     "bpf_map__max_entries": (c_uint32, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
+    "bpf_map__autocreate": (c_bool, (c_void_p,)),
+    "bpf_map__set_autocreate": (c_int, (c_void_p, c_bool)),
     "bpf_map__map_flags": (c_uint32, (c_void_p,)),
     "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
     "bpf_map__btf_key_type_id": (c_uint32, (c_void_p,)),

@@ -189,7 +189,7 @@ class BpfObject:
         """Return the loaded object's maps by name, without libbpf's own for globals."""
         lib, pointer, found = libbpf.library(), None, {}
         while pointer := lib.bpf_object__next_map(self._pointer, pointer):
-            if not lib.bpf_map__is_internal(pointer):
+            if not lib.bpf_map__is_internal(pointer) and lib.bpf_map__autocreate(pointer):
                 bpf_map = BpfMap(check(lib.bpf_map__fd(pointer), "map"), _shape(pointer))
                 found[bpf_map.shape.name] = bpf_map
         return found
@@ -236,6 +236,17 @@ class BpfObject:
         lib, what = libbpf.library(), f"map {RODATA}"
         pointer = lib.bpf_object__find_map_by_name(self._pointer, RODATA.encode())
         return check(lib.bpf_map__fd(check_pointer(pointer, what)), what)
+
+    def set_autocreate(self, map_name: str, wanted: bool) -> None:
+        """Choose, before the object is loaded, whether a map that no program uses is made with it.
+
+        Raises:
+            KernelError: There is no such map, or the object is loaded.
+        """
+        what = f"map {map_name}: set autocreate"
+        lib = libbpf.library()
+        pointer = lib.bpf_object__find_map_by_name(self._pointer, map_name.encode())
+        check(lib.bpf_map__set_autocreate(check_pointer(pointer, what), wanted), what)
 
     def set_max_entries(self, map_name: str, entries: int) -> None:
         """Size a map before load: entries, or bytes for a ring buffer (a power of two of pages).

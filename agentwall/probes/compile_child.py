@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles ``bpf/probes/tls.c`` with bcc and hands over descriptors of the loaded programs.
+"""Compiles ``bpf/probes/tls.c`` with bcc and hands over the programs' instructions.
 
 A script for the distribution's own Python, which has bcc; nothing of agentwall is imported, and
-LLVM goes when this process ends. Its parent is ``compiling``. argv[1] is a socket
-(``SOCK_SEQPACKET``) that gets one request and gives one answer, both JSON objects:
+LLVM goes when this process ends. Its parent is ``compiling``. argv[1] is a socket (``SOCK_STREAM``)
+for the answer, argv[2] the request, a JSON object:
 
-* request: ``pin_dir``, ``source_dir``, ``programs`` (names, at most 253)
-* answer: ``ok`` true, ``bcc``, ``seconds``, ``peak_kib``, ``cookies`` (whether the programs tell
-  one probe from another), with the descriptors, in the order of ``programs``, as SCM_RIGHTS
+* request: ``source_dir``, ``programs`` and ``maps`` (names), ``cookies`` (whether this kernel has
+  ``bpf_get_attach_cookie()``)
+* answer: a JSON object on a line, then all instructions; ``ok`` true, and what ``code.Code.decode``
+  takes: an instruction that takes a map has the map's place in ``maps``
 * or: ``ok`` false, ``error`` (a line), ``log`` (the last of what bcc printed)
 
+Nothing is loaded here. bcc makes maps of its own of the same names, which end with this process.
 Descriptor 2 is a file of the parent's where bcc's C++ writes what is wrong.
 """
 
@@ -20,44 +22,34 @@ import json
 import os
 import re
 import socket
+import struct
 import sys
 import time
 from typing import Any
 
-PINNED = (
-    *("aw_plain_cgroups", "aw_plain_calls", "aw_plain_connections", "aw_plain_counters"),
-    "aw_plain_next",
-)
-"""The maps of the wall that the source opens. bcc would make one that is missing."""
-REQUEST_BYTES = 65536
 LOG_BYTES = 8192
 """Of the end of the log."""
 
 _PATH = re.compile(r"[A-Za-z0-9_./+-]+", re.ASCII)
 _NO_REASON = ("processed ", "HINT:", "verification time", "stack depth")
+_INSTRUCTION = struct.Struct("=BBhi")
+_LOAD_64, _OF_MAP = 0x18, 1
 
 
 class Refused(Exception):
     """What is wrong, in one line."""
 
 
-class NotLoaded(Refused):
-    """The kernel refuses a program."""
-
-
-def compile_programs(request: dict[str, Any], *, cookies: bool) -> list[int]:
-    """Return the descriptors of the loaded programs; they live as long as this process."""
+def compile_programs(request: dict[str, Any]) -> list[bytes]:
+    """Return the instructions of the programs, in the order of the request."""
     from bcc import BPF
+    from bcc.libbcc import lib
 
-    pins, sources = request["pin_dir"], request["source_dir"]
-    for path in (pins, sources):
-        if not _PATH.fullmatch(path):
-            raise Refused(f"{path!a}: expected letters, digits and _./+- in it")
-    for name in PINNED:
-        if not os.path.exists(f"{pins}/{name}"):
-            raise Refused(f"{pins}/{name}: expected a pinned map, got none")
+    sources = request["source_dir"]
+    if not _PATH.fullmatch(sources):
+        raise Refused(f"{sources!a}: expected letters, digits and _./+- in it")
     os.environ["BCC_KERNEL_SOURCE"] = f"{sources}/headers"
-    flags = [f"-I{sources}", f'-DAW_PIN_DIR="{pins}"', f"-DAW_COOKIES={cookies:d}"]
+    flags = [f"-I{sources}", f"-DAW_COOKIES={request['cookies']:d}"]
     try:
         with open(f"{sources}/tls.c", encoding="utf-8") as file:
             module = BPF(text=file.read(), cflags=flags)
@@ -65,13 +57,31 @@ def compile_programs(request: dict[str, Any], *, cookies: bool) -> list[int]:
         raise Refused(f"{sources}/tls.c: {(err.strerror or '').lower()}") from err
     except Exception as err:
         raise Refused(f"compile tls.c: {reason_of(read_log(), err)}") from err
-    descriptors = []
+    places = {
+        lib.bpf_table_fd(module.module, name.encode()): place
+        for place, name in enumerate(request["maps"])
+    }
+    found = []
     for name in request["programs"]:
         try:
-            descriptors.append(module.load_func(name, BPF.KPROBE).fd)
+            instructions = module.dump_func(name)
         except Exception as err:
-            raise NotLoaded(f"load {name}: {reason_of(read_log(), err)}") from err
-    return descriptors
+            raise Refused(f"compile {name}: {reason_of(read_log(), err)}") from err
+        found.append(without_descriptors(name, instructions, places))
+    return found
+
+
+def without_descriptors(name: str, instructions: bytes, places: dict[int, int]) -> bytes:
+    """Return *instructions* with the place of each map in place of its descriptor."""
+    made, at = bytearray(instructions), 0
+    while at < len(made):
+        opcode, registers, offset, immediate = _INSTRUCTION.unpack_from(made, at)
+        if opcode == _LOAD_64 and registers >> 4 == _OF_MAP:
+            if immediate not in places:
+                raise Refused(f"compile {name}: expected maps of the wall, got another")
+            _INSTRUCTION.pack_into(made, at, opcode, registers, offset, places[immediate])
+        at += _INSTRUCTION.size * (2 if opcode == _LOAD_64 else 1)
+    return bytes(made)
 
 
 def read_log() -> str:
@@ -91,26 +101,21 @@ def reason_of(log: str, error: BaseException) -> str:
     return useful[-1] if useful else str(error).strip() or type(error).__name__
 
 
-def answer(request: dict[str, Any], began_s: float) -> tuple[dict[str, Any], list[int]]:
-    """Compile; return the answer and its descriptors."""
+def answer(request: dict[str, Any], began_s: float) -> tuple[dict[str, Any], bytes]:
+    """Compile; return the answer and its instructions."""
     import bcc
 
-    cookies = True
-    try:
-        descriptors = compile_programs(request, cookies=True)
-    except NotLoaded:
-        # Before Linux 5.15.
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
-        cookies = False
-        descriptors = compile_programs(request, cookies=False)
+    found = compile_programs(request)
     return {
         "ok": True,
+        "programs": request["programs"],
+        "sizes": [len(each) for each in found],
+        "maps": request["maps"],
+        "cookies": request["cookies"],
         "bcc": bcc.__version__,
         "seconds": round(time.monotonic() - began_s, 3),
         "peak_kib": peak_kib(),
-        "cookies": cookies,
-    }, descriptors
+    }, b"".join(found)
 
 
 def peak_kib() -> int:
@@ -128,20 +133,13 @@ def be_expendable() -> None:
         file.write("1000")
 
 
-def serve(channel: socket.socket) -> None:
-    """Answer one request."""
+def serve(channel: socket.socket, request: dict[str, Any]) -> None:
+    """Answer the request."""
     began_s = time.monotonic()
     be_expendable()
-    descriptors: list[int] = []
+    instructions = b""
     try:
-        # The slow part that needs no request.
-        import bcc  # noqa: F401
-
-        imported_s = time.monotonic() - began_s
-        text = channel.recv(REQUEST_BYTES)
-        if not text:
-            return
-        reply, descriptors = answer(json.loads(text), time.monotonic() - imported_s)
+        reply, instructions = answer(request, began_s)
     except Refused as err:
         reply = {"ok": False, "error": str(err), "log": read_log()}
     except ImportError as err:
@@ -150,13 +148,13 @@ def serve(channel: socket.socket) -> None:
     except Exception as err:  # noqa: BLE001 - bcc may raise anything, and the parent is to know
         error = f"{type(err).__name__}: {err}".splitlines()[0]
         reply = {"ok": False, "error": error, "log": read_log()}
-    socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)
+    channel.sendall(json.dumps(reply).encode() + b"\n" + instructions)
 
 
 if __name__ == "__main__":
     try:
         with socket.socket(fileno=int(sys.argv[1])) as asked:
-            serve(asked)
+            serve(asked, json.loads(sys.argv[2]))
     finally:
         sys.stderr.flush()
         # bcc would tidy up what the kernel takes back anyway.

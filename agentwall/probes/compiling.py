@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes' programs, compiled on the host in a child process: ``compile_child``.
+"""The probes' code, compiled on the host in a child process: ``compile_child``.
 
-bcc and LLVM take over a hundred MiB, so they never come into this process; it gets descriptors of
-the loaded programs, and the child ends.
+bcc and LLVM take over a hundred MiB, so they never come into this process; it gets instructions,
+and the child ends.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -16,13 +16,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 from agentwall.errors import ProbesRefusedError
+from agentwall.probes import loading
+from agentwall.probes.code import MAPS, Code
 from agentwall.probes.libraries import PROGRAMS
 
 INTERPRETERS: tuple[str, ...] = ("/usr/bin/python3",)
@@ -30,7 +31,7 @@ INTERPRETERS: tuple[str, ...] = ("/usr/bin/python3",)
 SOURCES = Path(__file__).parents[1] / "_bpf" / "probes"
 """``tls.c`` and what it includes, put there by ``make bpf``."""
 TIMEOUT_S = 60.0
-"""From the request on; it takes half a second where nothing else runs."""
+"""It takes half a second where nothing else runs."""
 
 _CHILD = Path(__file__).with_name("compile_child.py")
 _UPROBES = Path("/sys/bus/event_source/devices/uprobe/type")
@@ -41,34 +42,11 @@ _FIND_BCC = (
 )
 _FIND_TIMEOUT_S = 10.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-_ANSWER_BYTES = 65536
+_AT_ONCE = 65536
+_MAX_ANSWER = 4 << 20
+"""In bytes; it has 80 KiB."""
 _LOG_BYTES = 8192
-_MOST_DESCRIPTORS = 253
-"""``SCM_MAX_FD``, include/net/scm.h."""
-_DESCRIPTOR_BYTES = array.array("i").itemsize
 _END_S = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Programs:
-    """What a compilation gave; whoever has it closes it."""
-
-    fds: Mapping[str, int]
-    """By the names of ``libraries.PROGRAMS``: descriptors of programs of type kprobe."""
-    bcc: str
-    """Its version."""
-    seconds: float
-    """To import bcc, compile and load."""
-    peak_kib: int
-    """The most memory that the child had."""
-    has_cookies: bool
-    """Whether they ask for the cookie of their probe: where they do not (before Linux 5.15) a call
-    of a library that is probed twice is read twice."""
-
-    def close(self) -> None:
-        """Give the descriptors back; programs that are attached stay."""
-        for fd in self.fds.values():
-            os.close(fd)
 
 
 def why_not(*, interpreters: Sequence[str] = INTERPRETERS, sources: Path = SOURCES) -> str | None:
@@ -108,11 +86,30 @@ def _interpreter(candidates: Sequence[str]) -> str:
     raise ProbesRefusedError(f"{', '.join(candidates)}: expected an interpreter, got none")
 
 
-class Compilation:
-    """One compilation. Order of use: :meth:`start`, :meth:`send`, :meth:`result`, :meth:`close`.
+def digest(*, sources: Path = SOURCES) -> str:
+    """Return the SHA-256, in hexadecimal, of all that the code depends on here but bcc itself.
 
-    Nothing waits but :meth:`wait`: the child is started early, as it imports bcc meanwhile, and
-    :meth:`result` is asked when :meth:`fileno` is readable or :attr:`deadline_s` is over.
+    That is the sources, how they are compiled, and this kernel, whose helpers bcc asks for. Another
+    bcc may make other code of them, and what was made before is as good.
+
+    Raises:
+        OSError: A source cannot be read.
+    """
+    found = hashlib.sha256()
+    for path in (_CHILD, *sorted(sources.rglob("*.[ch]"))):
+        text = path.read_bytes()
+        found.update(f"{path.relative_to(path.parents[1])}:{len(text)}:".encode() + text)
+    kernel = os.uname()
+    for word in (*PROGRAMS, *MAPS, kernel.release, kernel.version, kernel.machine):
+        found.update(f"{len(word)}:{word}".encode())
+    return found.hexdigest()
+
+
+class Compilation:
+    """One compilation. Order of use: :meth:`start`, :meth:`result`, :meth:`close`.
+
+    Nothing waits but :meth:`wait`: :meth:`result` is asked when :meth:`fileno` is readable or
+    :attr:`deadline_s` is over.
     """
 
     def __init__(
@@ -123,7 +120,6 @@ class Compilation:
         programs: Sequence[str] = PROGRAMS,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        assert 0 < len(programs) <= _MOST_DESCRIPTORS
         self.deadline_s = 0.0
         """``time.monotonic()`` at which :meth:`result` kills the child."""
         self._interpreters = interpreters
@@ -133,27 +129,33 @@ class Compilation:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._log = -1
-        self._answer: dict[str, Any] | None = None
+        self._answer = bytearray()
         self._has_ended = False
-        self._fds: list[int] = []
 
     def start(self) -> None:
-        """Start the child.
+        """Start the child, which compiles at once.
 
         Raises:
             ProbesRefusedError: No interpreter is there, or there are too many processes already.
         """
         assert self._process is None
         interpreter = _interpreter(self._interpreters)
+        request = {
+            "source_dir": str(self._sources),
+            "programs": self._programs,
+            "maps": MAPS,
+            "cookies": loading.has_cookies(),
+        }
         self.deadline_s = time.monotonic() + self._timeout_s
         try:
-            self._channel, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._channel, asked = socket.socketpair()
             with asked:
                 self._channel.setblocking(False)
                 # It holds, too, what an interpreter says that cannot even run the script.
                 self._log = os.memfd_create("agentwall-compile")
+                words = [str(_CHILD), str(asked.fileno()), json.dumps(request)]
                 self._process = subprocess.Popen(
-                    [interpreter, "-I", "-B", str(_CHILD), str(asked.fileno())],
+                    [interpreter, "-I", "-B", *words],
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
@@ -166,76 +168,51 @@ class Compilation:
             self.close()
             raise ProbesRefusedError(f"{interpreter}: {(err.strerror or '').lower()}") from err
 
-    def send(self, pin_dir: Path) -> None:
-        """Say where the wall's maps ``aw_plain_*`` are pinned; the child compiles then."""
-        assert self._channel is not None
-        # What its parent did meanwhile is not the child's time.
-        self.deadline_s = time.monotonic() + self._timeout_s
-        request = {
-            "pin_dir": str(pin_dir),
-            "source_dir": str(self._sources),
-            "programs": self._programs,
-        }
-        # A child that is gone already has left its reason, which result() gives.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send(json.dumps(request).encode())
-
     def fileno(self) -> int:
         """Return the descriptor that is readable when :meth:`result` has something to do."""
         assert self._channel is not None
         return self._channel.fileno()
 
-    def result(self) -> Programs | None:
-        """Return the programs once the child has ended; None: not yet. They are the caller's then.
+    def result(self) -> Code | None:
+        """Return the code once the child has ended; None: not yet.
 
         Raises:
-            ProbesRefusedError: bcc is missing, the source does not compile, the kernel refuses a
-                program, a map is not pinned, or it took too long.
+            ProbesRefusedError: bcc is missing, the source does not compile, or it took too long.
         """
         assert self._channel is not None
-        while self._take_message():
+        while not self._has_ended and self._take_part():
             pass
         assert self._process is not None
         if not self._has_ended:
             if time.monotonic() < self.deadline_s:
                 return None
             self._refuse(f"compiling took longer than {self._timeout_s:g} s")
-        answer = self._answer
-        if answer is None:
+        if not self._answer:
             self._refuse(f"the compiling process {self._end()} without an answer")
-        if not answer["ok"]:
-            self._refuse(answer["error"], answer["log"])
-        if len(self._fds) != len(self._programs):
-            self._refuse(f"expected {len(self._programs)} programs, got {len(self._fds)}")
-        programs = Programs(
-            fds=dict(zip(self._programs, self._fds, strict=True)),
-            bcc=answer["bcc"],
-            seconds=answer["seconds"],
-            peak_kib=answer["peak_kib"],
-            has_cookies=answer["cookies"],
-        )
-        self._fds = []
-        self.close()
-        return programs
+        line, _, instructions = bytes(self._answer).partition(b"\n")
+        try:
+            head = json.loads(line)
+            if head["ok"]:
+                code = Code.decode(head, instructions, self._programs)
+                self.close()
+                return code
+            error, log = str(head["error"]), str(head["log"])
+        except (ValueError, KeyError, TypeError) as err:
+            self._refuse(f"the compiling process {self._end()} with an answer of {err}")
+        self._refuse(error, log)
 
     # Whether there may be more. After the end of file the child's memory is gone.
-    def _take_message(self) -> bool:
+    def _take_part(self) -> bool:
         assert self._channel is not None
-        room = socket.CMSG_LEN(_MOST_DESCRIPTORS * _DESCRIPTOR_BYTES)
         try:
-            # Not recv_fds(), which passes no flags on (Python 3.11).
-            text, rights, _, _ = self._channel.recvmsg(_ANSWER_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+            part = self._channel.recv(_AT_ONCE)
         except BlockingIOError:
             return False
         except ConnectionResetError:
-            return True  # it ended with the request unread; what it has said comes next
-        for _, _, data in rights:
-            self._fds += array.array("i", data)
-        if not text:
-            self._has_ended = True
-            return False
-        self._answer = json.loads(text)
-        return True
+            part = b""
+        self._answer += part
+        self._has_ended = not part or len(self._answer) > _MAX_ANSWER
+        return not self._has_ended
 
     def _end(self) -> str:
         assert self._process is not None
@@ -256,19 +233,16 @@ class Compilation:
         self.close()
         raise ProbesRefusedError(what, log)
 
-    def wait(self) -> Programs:
+    def wait(self) -> Code:
         """Wait for :meth:`result`; raises what it does."""
-        while (programs := self.result()) is None:
+        while (code := self.result()) is None:
             poll = select.poll()
             poll.register(self.fileno(), select.POLLIN)
             poll.poll(max(0.0, self.deadline_s - time.monotonic()) * 1000 + 1)
-        return programs
+        return code
 
     def close(self) -> None:
         """End the child, if it is still there, and give all back; may be called at any time."""
-        for fd in self._fds:
-            os.close(fd)
-        self._fds = []
         if self._process is not None:
             if self._process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

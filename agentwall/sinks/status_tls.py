@@ -24,8 +24,10 @@ def tls_line(tls: Fields) -> Text:
 def _in_figures(tls: Fields) -> Text:
     processes = part(tls, "processes")
     version = text(tls, "bcc")
+    # Nothing was compiled where there is no time for it.
+    kept = ["kept"] if "compile_s" in tls and tls["compile_s"] is None else []
     words = [
-        *([f"bcc {version}"] if version else []),
+        *([f"bcc {version}", *kept] if version else []),
         describe_count(len(parts(tls, "libraries")), "library", "libraries"),
         f"{describe_count(number(processes, 'read'), 'process', 'processes')} read",
     ]

@@ -3,8 +3,8 @@
  * Calls of TLS libraries, in bcc's dialect: what a process of a sandbox hands to its library goes to
  * aw_plain, in the wall's object, before it is encrypted; what the library hands out, before the
  * process has it. agentwall/probes/libraries.py says which program belongs to which function.
- * Compiled on the host with AW_PIN_DIR, the directory of the wall's maps, and AW_COOKIES, whether
- * the kernel has bpf_get_attach_cookie() (since Linux 5.15).
+ * Compiled on the host with AW_COOKIES, whether the kernel has bpf_get_attach_cookie() (since Linux
+ * 5.15); loaded by agentwall/probes/loading.py.
  */
 #include <uapi/linux/ptrace.h>
 #include "plain.h"
@@ -14,16 +14,14 @@
 #define AW_NESTED 512 /* octets of stack between a function and the one it calls at once */
 #define AW_AGO_NS 1000000000ULL /* an equal call that is older is another */
 
-BPF_TABLE_PINNED("hash", u64, u64, aw_plain_cgroups, 1, AW_PIN_DIR "/aw_plain_cgroups");
-BPF_TABLE_PINNED("hash", u64, struct aw_plain_call, aw_plain_calls, 1,
-		 AW_PIN_DIR "/aw_plain_calls");
-BPF_TABLE_PINNED("percpu_array", int, struct aw_plain_counters, aw_plain_counters, 1,
-		 AW_PIN_DIR "/aw_plain_counters");
+/* Stand-ins: whoever loads the programs puts the wall's maps of these names in their places. */
+BPF_TABLE("hash", u64, u64, aw_plain_cgroups, 1);
+BPF_TABLE("hash", u64, struct aw_plain_call, aw_plain_calls, 1);
+BPF_TABLE("percpu_array", int, struct aw_plain_counters, aw_plain_counters, 1);
 /* Its values are the wall's own. */
-BPF_TABLE_PINNED("hash", struct aw_plain_key, u64, aw_plain_connections, 1,
-		 AW_PIN_DIR "/aw_plain_connections");
-BPF_TABLE_PINNED("prog", int, int, aw_plain_next, 1, AW_PIN_DIR "/aw_plain_next");
-BPF_TASK_STORAGE(aw_pending_reads, struct aw_reads); /* since Linux 5.12 for probes */
+BPF_TABLE("hash", struct aw_plain_key, u64, aw_plain_connections, 1);
+BPF_TABLE("prog", int, int, aw_plain_next, 1);
+BPF_TASK_STORAGE(aw_plain_reads, struct aw_plain_reads); /* since Linux 5.12 for probes */
 
 #if AW_COOKIES
 /* By number: bcc knows the name only since 0.23. */
@@ -163,13 +161,13 @@ static __always_inline void aw_begin_read(struct pt_regs *ctx, u64 size_at, u8 l
 	u64 task = bpf_get_current_task();
 	u16 place = (u16)PT_REGS_IP(ctx);
 	struct aw_plain_call *last;
-	struct aw_pending *read;
-	struct aw_reads *reads;
+	struct aw_plain_read *read;
+	struct aw_plain_reads *reads;
 
 	if (!sandbox)
 		return;
-	reads = aw_pending_reads.task_storage_get(aw_current_task(), 0,
-						  BPF_LOCAL_STORAGE_GET_F_CREATE);
+	reads = aw_plain_reads.task_storage_get(aw_current_task(), 0,
+						BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (reads) {
 		read = aw_place_for(reads, stack);
 		if (read->stack && read->stack != stack)
@@ -195,15 +193,15 @@ static __always_inline void aw_begin_read(struct pt_regs *ctx, u64 size_at, u8 l
 }
 
 /* Finds and forgets the read that returns: where a library is probed twice, the second finds none. */
-static __always_inline bool aw_take_pending(struct pt_regs *ctx, struct aw_pending *ret)
+static __always_inline bool aw_take_pending(struct pt_regs *ctx, struct aw_plain_read *ret)
 {
-	struct aw_reads *reads = aw_pending_reads.task_storage_get(aw_current_task(), 0, 0);
+	struct aw_plain_reads *reads = aw_plain_reads.task_storage_get(aw_current_task(), 0, 0);
 	u64 stack = PT_REGS_SP(ctx);
 
 	if (!reads)
 		return false;
 #pragma unroll
-	for (int i = 0; i < AW_READS; i++) {
+	for (int i = 0; i < AW_PLAIN_READS; i++) {
 		if (reads->reads[i].stack == stack) {
 			*ret = reads->reads[i];
 			reads->reads[i].stack = 0;
@@ -213,7 +211,7 @@ static __always_inline bool aw_take_pending(struct pt_regs *ctx, struct aw_pendi
 	return false;
 }
 
-static __always_inline void aw_end_read(struct pt_regs *ctx, struct aw_pending *read, u64 size,
+static __always_inline void aw_end_read(struct pt_regs *ctx, struct aw_plain_read *read, u64 size,
 					u8 library)
 {
 	struct aw_plain_call call = {};
@@ -259,7 +257,7 @@ int aw_hear(struct pt_regs *ctx)
 
 int aw_hear_back(struct pt_regs *ctx)
 {
-	struct aw_pending read = {};
+	struct aw_plain_read read = {};
 	s32 size = PT_REGS_RC(ctx);
 
 	if (aw_take_pending(ctx, &read) && size > 0)
@@ -276,7 +274,7 @@ int aw_hear_ex(struct pt_regs *ctx)
 
 int aw_hear_ex_back(struct pt_regs *ctx)
 {
-	struct aw_pending read = {};
+	struct aw_plain_read read = {};
 	s32 done = PT_REGS_RC(ctx);
 	u64 size = 0;
 
@@ -319,7 +317,7 @@ int aw_gnutls_hear(struct pt_regs *ctx)
 
 int aw_gnutls_hear_back(struct pt_regs *ctx)
 {
-	struct aw_pending read = {};
+	struct aw_plain_read read = {};
 	s64 size = PT_REGS_RC(ctx);
 
 	if (aw_take_pending(ctx, &read) && size > 0)
@@ -378,7 +376,7 @@ int aw_nss_hear(struct pt_regs *ctx)
 
 int aw_nss_hear_back(struct pt_regs *ctx)
 {
-	struct aw_pending read = {};
+	struct aw_plain_read read = {};
 	s32 size = PT_REGS_RC(ctx);
 
 	if (aw_take_pending(ctx, &read) && size > 0)

@@ -12,9 +12,11 @@ from agentwall.cli import doctor_tls
 from agentwall.cli.doctor_tls import inside_tls
 from agentwall.cli.main import main
 from agentwall.errors import KernelError
+from agentwall.host import kept_files
 from agentwall.kernel import probe
 from agentwall.kernel.features import Group, State
 from agentwall.probes import compiling, mapped, uprobes
+from agentwall.probes.code import Code
 
 NAMES = [
     *("inside TLS: bcc", "inside TLS: uprobes"),
@@ -24,6 +26,11 @@ CHECKS = (
     *((compiling, "why_not"), (uprobes, "why_not")),
     *((doctor_tls, "probes_why_not"), (mapped, "why_not")),
 )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_files, "SYSTEM_CACHE", tmp_path / "cache")
 
 
 @pytest.mark.kernel
@@ -82,6 +89,32 @@ def test_the_package_is_named(monkeypatch):
     lacking = next(inside_tls(is_able=False))
 
     assert "python3-bpfcc" in lacking.remedy
+
+
+@pytest.mark.parametrize(
+    ("why", "state", "expected"),
+    [
+        (
+            None,
+            State.SUPPORTED,
+            "there: probes can be compiled, and those that bcc 0.26.0 compiled here are kept",
+        ),
+        (
+            "no bcc",
+            State.MISSING,
+            "read by what bcc 0.26.0 compiled here, until kernel or agentwall change: no bcc",
+        ),
+    ],
+)
+def test_what_was_compiled_is_kept(monkeypatch, why, state, expected):
+    """That is said beside whether bcc is there."""
+    code = Code(programs={}, maps=(), has_cookies=True, bcc="0.26.0", seconds=0.5, peak_kib=120_000)
+    monkeypatch.setattr(doctor_tls, "kept_code", lambda: code)
+    monkeypatch.setattr(compiling, "why_not", lambda: why)
+    row = next(inside_tls(is_able=True))
+
+    assert (row.state, row.detail) == (state, expected)
+    assert bool(row.remedy) == (why is not None)
 
 
 def test_without_rights():

@@ -18,6 +18,7 @@ from rig.tls_service import tls_service
 from rig.tls_talker import CHAT, MINING, is_probed, talking
 
 from agentwall.daemon.leftovers import clear_leftover, find_leftovers
+from agentwall.host.kept_files import SYSTEM_CACHE
 from agentwall.kernel import pins
 from agentwall.probes import compiling, uprobes
 from agentwall.probes.mappings import executable_mappings
@@ -26,8 +27,11 @@ pytestmark = pytest.mark.kernel
 
 HIDING = ("unshare", "--mount", "--propagation", "slave", "sh", "-c")
 """Runs a shell with mounts of its own, which still sees what others mount."""
-HIDE = 'mount -t tmpfs none /usr/lib/python3/dist-packages && exec "$0" "$@"'
-"""What that shell does, that no bcc be there."""
+HIDE = (
+    f"mount -t tmpfs none /usr/lib/python3/dist-packages && mkdir -p {SYSTEM_CACHE} && "
+    f'mount -t tmpfs none {SYSTEM_CACHE} && exec "$0" "$@"'
+)
+"""What that shell does, that no bcc be there, and nothing that one compiled before."""
 MAPS_SSL = "import ssl, time; print('ready', flush=True); time.sleep(1000)"
 
 

@@ -16,7 +16,7 @@ from agentwall.daemon.run import run_sandbox
 from agentwall.errors import HostError
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Mode
-from agentwall.host import state
+from agentwall.host import kept_files, state
 from agentwall.kernel import pins
 from agentwall.probes.compiling import Compilation
 from agentwall.sinks.event_json import LoggedEvent
@@ -177,8 +177,8 @@ def test_full_disk(make_request, console, tmp_path):
 
 
 @pytest.mark.parametrize(("tls", "expected"), [(TlsUse.AUTO, 1), (TlsUse.OFF, 0)])
-def test_bcc_is_imported_while_the_wall_is_loaded(
-    make_request, console, monkeypatch, tls, expected
+def test_probes_are_compiled_while_the_wall_is_loaded(
+    make_request, console, monkeypatch, tmp_path, tls, expected
 ):
     """Where anything is to be read inside TLS; and where no wall comes of it, the child is gone."""
     begun, at_the_wall = [], []
@@ -192,6 +192,7 @@ def test_bcc_is_imported_while_the_wall_is_loaded(
         at_the_wall.extend(begun)
         raise HostError("no wall")
 
+    monkeypatch.setattr(kept_files, "SYSTEM_CACHE", tmp_path / "cache")
     monkeypatch.setattr(Compilation, "start", watched)
     monkeypatch.setattr(run, "Enclosure", refuse)
     with pytest.raises(HostError, match="no wall"):

@@ -15,8 +15,8 @@ from agentwall.host import kept_files
 from agentwall.host.kept_files import MAX_KEPT, SYSTEM_CACHE, Kind, cache_directory
 
 DIGEST = sha256(b"a set").hexdigest()
-KIND = Kind(magic=b"AWTEST\r\n", version=1, suffix=".test")
-OTHER = Kind(magic=b"AWOTHER\n", version=1, suffix=".other")
+KIND = Kind(magic=b"AWTEST\r\n", version=1, suffix=".test", made_by="host/kept*.py")
+OTHER = Kind(magic=b"AWOTHER\n", version=1, suffix=".other", made_by="detect/*.py")
 HEAD, TABLES = {"a": [1, 2]}, bytes(range(64))
 
 
@@ -153,7 +153,7 @@ def test_damaged_is_replaced(directory):
 
 def test_other_compiler(directory, monkeypatch):
     """What another version of the compiler made is not read."""
-    monkeypatch.setattr(kept_files, "_compiler", lambda: "another")
+    monkeypatch.setattr(kept_files, "_compiler", lambda _: "another")
 
     assert _load(directory) is None
 

@@ -9,35 +9,31 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from rig import wait_until
-from rig.probing import PATIENCE_S, pinned_maps
+from rig.probing import PATIENCE_S
 from rig.tree import ROOT
 
 from agentwall.errors import ProbesRefusedError
 from agentwall.probes import compiling
-from agentwall.probes.compiling import INTERPRETERS, SOURCES, Compilation, Programs, why_not
+from agentwall.probes.code import MAPS, Code, map_loads
+from agentwall.probes.compiling import INTERPRETERS, SOURCES, Compilation, digest, why_not
 from agentwall.probes.libraries import PROGRAMS
 
 WHY_NOT = why_not()
 needs_bcc = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 pytestmark = pytest.mark.kernel
 
-KPROBE = 2
-"""BPF_PROG_TYPE_KPROBE."""
-REFUSED_BY_THE_VERIFIER = """
+MAP_OF_ITS_OWN = """
 #include <uapi/linux/ptrace.h>
 BPF_TABLE("hash", u64, u64, numbers, 8);
 int aw_bad(struct pt_regs *ctx)
 {
 	u64 key = 1;
-	u64 *number = numbers.lookup(&key);
 
-	return *number;
+	return numbers.lookup(&key) != 0;
 }
 """
 DIES_EARLY = """
@@ -51,24 +47,16 @@ os._exit(0)
 """
 
 
-@pytest.fixture(scope="module")
-def pin_dir(tmp_path_factory) -> Iterator[Path]:
-    """Where the maps are pinned that the source opens."""
-    with pinned_maps(tmp_path_factory.mktemp("maps")) as (_, directory):
-        yield directory
-
-
-def compiled(pin_dir: Path, **options: object) -> Programs:
+def compiled(**options: object) -> Code:
     options.setdefault("timeout_s", PATIENCE_S)
     with Compilation(**options) as compilation:
         compilation.start()
-        compilation.send(pin_dir)
         return compilation.wait()
 
 
-def refusal(pin_dir: Path, **options: object) -> ProbesRefusedError:
+def refusal(**options: object) -> ProbesRefusedError:
     with pytest.raises(ProbesRefusedError) as caught:
-        compiled(pin_dir, **options)
+        compiled(**options)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -98,29 +86,28 @@ def children() -> set[str]:
 
 
 @needs_bcc
-def test_programs(pin_dir):
-    """Every program is handed over, loaded, in a descriptor that no other process inherits."""
-    with closing(compiled(pin_dir)) as programs:
-        infos = [Path(f"/proc/self/fdinfo/{fd}").read_text() for fd in programs.fds.values()]
-        inherited = [fd for fd in programs.fds.values() if os.get_inheritable(fd)]
+def test_code():
+    """Every program is handed over, with its maps by their names, and what it took."""
+    code = compiled()
+    taken = [place for each in code.programs.values() for _, place in map_loads(each)]
 
-    assert tuple(programs.fds) == PROGRAMS
-    assert all(f"prog_type:\t{KPROBE}\n" in info for info in infos)
-    assert inherited == []
-    assert programs.bcc[0].isdigit()
-    assert programs.has_cookies
-    assert programs.seconds > 0
+    assert tuple(code.programs) == PROGRAMS
+    assert {code.maps[place] for place in taken} == set(MAPS)
+    assert code.bcc[0].isdigit()
+    assert code.has_cookies
+    assert code.seconds > 0
+    assert Code.decode(*code.encode(), PROGRAMS) == code
 
 
 @needs_bcc
-def test_nothing_stays(pin_dir):
+def test_nothing_stays():
     """The compiler's memory and process are gone with the answer; bcc never was in this process."""
     before = rss_kib(), children(), len(os.listdir("/proc/self/fd"))
-    with closing(compiled(pin_dir)) as programs:
-        after = rss_kib(), children()
+    code = compiled()
+    after = rss_kib(), children()
     descriptors = len(os.listdir("/proc/self/fd"))
 
-    assert programs.peak_kib > 50_000
+    assert code.peak_kib > 50_000
     assert after[0] - before[0] < 4_000
     assert after[1] == before[1]
     assert descriptors == before[2]
@@ -128,30 +115,31 @@ def test_nothing_stays(pin_dir):
 
 
 @needs_bcc
-def test_nobody_waits(pin_dir):
+def test_nobody_waits():
     """A loop that polls the descriptor gets the result when it is there, and nothing before."""
     with Compilation(timeout_s=PATIENCE_S) as compilation:
         compilation.start()
         assert compilation.result() is None
-        compilation.send(pin_dir)
-        programs = None
-        while programs is None:
+        code = None
+        while code is None:
             ready, _, _ = select.select([compilation], [], [], PATIENCE_S)
             assert ready
-            programs = compilation.result()
-        programs.close()
+            code = compilation.result()
+
+    assert tuple(code.programs) == PROGRAMS
 
 
 @needs_bcc
-def test_without_header_files(pin_dir, tmp_path):
+def test_without_header_files(tmp_path):
     """It compiles where neither the kernel's headers nor libc's are installed."""
     hidden = (
         "exec unshare -m --propagation private sh -c 'mount -t tmpfs none /usr/include && "
         "for each in /lib/modules /usr/src; do [ ! -d $each ] || mount -t tmpfs none $each; done; "
         f'exec {INTERPRETERS[0]} "$@"\' sh "$@"'
     )
-    with closing(compiled(pin_dir, interpreters=interpreter_that(tmp_path, hidden))) as programs:
-        assert len(programs.fds) == len(PROGRAMS)
+    code = compiled(interpreters=interpreter_that(tmp_path, hidden))
+
+    assert len(code.programs) == len(PROGRAMS)
 
 
 @pytest.mark.parametrize(
@@ -177,19 +165,19 @@ def test_registers(target, assertion):
     subprocess.run([*clang, offset, headers], input=text, text=True, check=True)
 
 
-def test_no_interpreter(pin_dir):
+def test_no_interpreter():
     """Where none of the interpreters is there they are named."""
     expected = "/nonexistent/python3, /nonexistent/python: expected an interpreter, got none"
     candidates = ("/nonexistent/python3", "/nonexistent/python")
 
-    assert str(refusal(pin_dir, interpreters=candidates)) == expected
+    assert str(refusal(interpreters=candidates)) == expected
     assert why_not(interpreters=candidates) == expected
 
 
-def test_no_bcc(pin_dir, tmp_path):
+def test_no_bcc(tmp_path):
     """An interpreter without bcc is named, with the package to install."""
     bare = interpreter_that(tmp_path, f'exec {INTERPRETERS[0]} -S "$@"')
-    error = refusal(pin_dir, interpreters=bare)
+    error = refusal(interpreters=bare)
 
     assert str(error).endswith(": no bcc (python3-bpfcc): no module named 'bcc'")
     assert why_not(interpreters=bare) == (
@@ -198,63 +186,50 @@ def test_no_bcc(pin_dir, tmp_path):
 
 
 @needs_bcc
-def test_no_pins(tmp_path, pin_dir):
-    """A map that is not pinned is not made anew: the directory must be a wall's."""
-    (tmp_path / "aw_plain_cgroups").touch()
-
-    assert str(refusal(tmp_path)) == f"{tmp_path}/aw_plain_calls: expected a pinned map, got none"
-    assert str(refusal(tmp_path / 'x"y')).startswith(f"'{tmp_path}/x\"y': expected letters")
-
-
-@needs_bcc
-def test_file_in_place_of_a_pin(tmp_path, pin_dir):
-    """What is not a map is refused, with bcc's words in the log."""
-    for pin in pin_dir.iterdir():
-        (tmp_path / pin.name).touch()
-    error = refusal(tmp_path)
-
-    assert str(error).startswith("compile tls.c: ")
-    assert error.log
-
-
-@needs_bcc
-def test_broken_source(pin_dir, tmp_path):
+def test_broken_source(tmp_path):
     """An error of the compiler is quoted with its place in the file; the log has all of it."""
     text = (
         (SOURCES / "tls.c").read_text().replace("int aw_say(struct pt_regs", "int aw_say(strct", 1)
     )
     line = next(n for n, each in enumerate(text.splitlines(), 1) if "(strct" in each)
-    error = refusal(pin_dir, sources=sources_with(tmp_path, text))
+    error = refusal(sources=sources_with(tmp_path, text))
 
     assert str(error).startswith(f"compile tls.c: tls.c:{line}:12: error: ")
     assert "strct" in error.log
 
 
 @needs_bcc
-def test_refused_by_the_verifier(pin_dir, tmp_path):
-    """A program that the kernel refuses is named, with the line of the verifier that says why."""
-    sources = sources_with(tmp_path, REFUSED_BY_THE_VERIFIER)
-    error = refusal(pin_dir, sources=sources, programs=("aw_bad",))
+def test_map_of_its_own(tmp_path):
+    """A source that uses a map which the wall has not is refused: nobody would have its entries."""
+    error = refusal(sources=sources_with(tmp_path, MAP_OF_ITS_OWN), programs=("aw_bad",))
 
-    assert str(error).startswith("load aw_bad: R0 invalid mem access 'map_value_or_null'")
-    assert "R0" in error.log
+    assert str(error) == "compile aw_bad: expected maps of the wall, got another"
 
 
 @needs_bcc
-def test_program_that_is_not_there(pin_dir):
+def test_program_that_is_not_there():
     """A program that the source lacks is named."""
-    error = refusal(pin_dir, programs=("aw_say", "aw_whisper"))
+    error = refusal(programs=("aw_say", "aw_whisper"))
 
-    assert str(error).startswith("load aw_whisper: ")
+    assert str(error).startswith("compile aw_whisper: ")
 
 
-def test_no_source(pin_dir, tmp_path):
+@needs_bcc
+def test_odd_path(tmp_path):
+    """A directory whose name is no plain text is not handed to the compiler."""
+    odd = tmp_path / 'x"y'
+    shutil.copytree(SOURCES, odd)
+
+    assert str(refusal(sources=odd)).startswith(f"'{odd}': expected letters")
+
+
+def test_no_source(tmp_path):
     """Where the source is missing its path is said."""
     expected = f"{tmp_path}/tls.c: "
 
     assert (why_not(sources=tmp_path) or "").startswith(WHY_NOT or expected)
     if WHY_NOT is None:
-        assert str(refusal(pin_dir, sources=tmp_path)).startswith(expected)
+        assert str(refusal(sources=tmp_path)).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -265,34 +240,28 @@ def test_no_source(pin_dir, tmp_path):
             "echo 'not for this processor' >&2; exit 3",
             "the compiling process ended with code 3 without an answer: not for this processor",
         ),
+        (
+            "exec python3 -c 'import os, sys; os.write(int(sys.argv[1]), b\"no answer\")' $4",
+            "the compiling process ended with code 0 with an answer of Expecting value: line 1 "
+            "column 1 (char 0)",
+        ),
     ],
 )
-def test_child_that_dies(pin_dir, tmp_path, script, expected):
+def test_child_that_dies(tmp_path, script, expected):
     """A child that ends without an answer, such as one killed for its memory, is a refusal."""
-    assert str(refusal(pin_dir, interpreters=interpreter_that(tmp_path, script))) == expected
+    assert str(refusal(interpreters=interpreter_that(tmp_path, script))) == expected
 
 
-def test_timeout(pin_dir, tmp_path):
+def test_timeout(tmp_path):
     """A child that takes too long is killed."""
     slow = interpreter_that(tmp_path, "exec sleep 1000")
     before = children()
     began_s = time.monotonic()
-    error = refusal(pin_dir, interpreters=slow, timeout_s=0.2)
+    error = refusal(interpreters=slow, timeout_s=0.2)
 
     assert str(error) == "compiling took longer than 0.2 s"
     assert time.monotonic() - began_s < 100
     assert children() == before
-
-
-def test_time_counts_from_the_request(pin_dir):
-    """What the parent does between the start and the request takes nothing of the child's time."""
-    with Compilation(timeout_s=PATIENCE_S) as compilation:
-        compilation.start()
-        at_start_s = compilation.deadline_s
-        compilation.send(pin_dir)
-        at_request_s = compilation.deadline_s
-
-    assert at_request_s > at_start_s
 
 
 @needs_bcc
@@ -356,11 +325,27 @@ def test_why_not_without_uprobes(monkeypatch, tmp_path):
     assert (why_not() or "").startswith(WHY_NOT or expected)
 
 
-def test_group_of_its_own(pin_dir, tmp_path):
+def test_group_of_its_own(tmp_path):
     """A signal for the parent's process group, such as ctrl-C, does not reach the child."""
     out = tmp_path / "group"
     script = f"ps -o pgid= -p $$ > {out}; echo $$ >> {out}"
-    refusal(pin_dir, interpreters=interpreter_that(tmp_path, script))
+    refusal(interpreters=interpreter_that(tmp_path, script))
     group, pid = out.read_text().split()
 
     assert group == pid
+
+
+def test_digest(tmp_path, monkeypatch):
+    """It changes with a source, wherever the sources lie, and with the kernel."""
+    here = digest()
+    shutil.copytree(SOURCES, tmp_path / "probes")
+    same = digest(sources=tmp_path / "probes")
+    with (tmp_path / "probes" / "headers" / "include" / "linux" / "types.h").open("a") as file:
+        file.write("/* */\n")
+    changed = digest(sources=tmp_path / "probes")
+    kernel = os.uname()
+    other = os.uname_result((kernel[0], kernel[1], "9.9", kernel[3], kernel[4]))
+    monkeypatch.setattr(os, "uname", lambda: other)
+
+    assert here == same
+    assert len({here, changed, digest()}) == 3

@@ -18,7 +18,7 @@ TIMEOUT_S = 120.0
 def agentwall(*words: str | Path) -> list[str]:
     """Return the command line of ``agentwall WORDS``.
 
-    ``run`` reads inside TLS only where that is asked for: its probes are compiled each time.
+    ``run`` reads inside TLS only where that is asked for: its probes are loaded each time.
     """
     given = [*map(str, words)]
     if given[:1] == ["run"] and "--tls" not in given:

@@ -16,9 +16,10 @@ from agentwall.flow.tls import TlsLibrary
 from agentwall.kernel import links, pins
 from agentwall.kernel.bpfmap import BpfMap, MapShape
 from agentwall.kernel.objects import BpfObject
-from agentwall.probes.compiling import Compilation, Programs
+from agentwall.probes.compiling import Compilation
 from agentwall.probes.elf import read_elf
 from agentwall.probes.libraries import CALLS, WANTED
+from agentwall.probes.loading import Programs, load
 from agentwall.probes.uprobes import Probe, attach
 from rig.tree import ROOT
 
@@ -200,8 +201,7 @@ def probing(directory: Path) -> Iterator[Probing]:
     with pinned_maps(directory) as (bpf, pin_dir), Compilation(timeout_s=PATIENCE_S) as compilation:
         _set_next(bpf)
         compilation.start()
-        compilation.send(pin_dir)
-        programs = compilation.wait()
+        programs = load(compilation.wait(), pin_dir)
         try:
             yield Probing(bpf, pin_dir, programs)
         finally:

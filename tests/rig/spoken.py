@@ -28,9 +28,10 @@ from agentwall.kernel.signatures import Inspection
 from agentwall.kernel.wall import Wall
 from agentwall.policy.model import Policy
 from agentwall.policy.tables import RuleTables
-from agentwall.probes.compiling import Compilation, Programs
+from agentwall.probes.compiling import Compilation
 from agentwall.probes.elf import read_elf
 from agentwall.probes.libraries import CALLS, WANTED
+from agentwall.probes.loading import Programs, load
 from agentwall.probes.uprobes import attach
 from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, parse_policy
@@ -214,8 +215,7 @@ def reading(wall: Wall, pin_dir: Path) -> Iterator[Programs]:
     wall.plain.open()
     with Compilation(timeout_s=PATIENCE_S) as compilation:
         compilation.start()
-        compilation.send(pin_dir / pins.MAPS)
-        programs = compilation.wait()
+        programs = load(compilation.wait(), pin_dir / pins.MAPS)
         try:
             yield programs
         finally:

@@ -24,6 +24,8 @@ ON = {
             ON | {"bcc": "1", "processes": {"read": 1, "unread_speakers": 2}, "lost": 1},
             "on (bcc 1, 3 libraries, 1 process read), 2 with TLS that is not read, 1 call lost",
         ),
+        (ON | {"compile_s": 0.5}, "on (bcc 0.26.0, 3 libraries, 12 processes read)"),
+        (ON | {"compile_s": None}, "on (bcc 0.26.0, kept, 3 libraries, 12 processes read)"),
         ({"state": "on"}, "on (0 libraries, 0 processes read)"),
         ({"state": "starting", "reason": None}, "starting"),
         ({"state": "off", "reason": "not started"}, "off: not started"),
