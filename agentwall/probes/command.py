@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from agentwall.probes.elf import ElfError, read_elf
+from agentwall.probes.mounts import Mounts
 from agentwall.probes.walking import library_names, open_below, open_regular
 
 MAX_PLACES = 64
@@ -43,21 +44,21 @@ class Command:
     """Where it is started: relative paths begin there."""
 
 
-def files_of(pid: int, root: int, command: Command) -> Iterator[tuple[int, str]]:
+def files_of(mounts: Mounts, root: int, command: Command) -> Iterator[tuple[int, str]]:
     """Yield its programs and what may be TLS libraries of it, each open for reading, with its path.
 
     The caller closes them. None is on a file system that may hang.
 
     Args:
-        pid: Of a process in whose mount namespace *root* was opened.
+        mounts: Those of a process in whose mount namespace *root* was opened.
         root: The root directory that it has when it is executed, open.
         command: What is to be executed.
     """
-    search = _Search(pid, root, command)
+    search = _Search(mounts, root, command)
     yield from search.programs()
     seen: set[str] = set()
     for place in islice(search.places(), MAX_NAMED):
-        opened = open_below(pid, root, place)
+        opened = open_below(mounts, root, place)
         if opened is None:
             continue
         fd, where = opened
@@ -72,8 +73,8 @@ def files_of(pid: int, root: int, command: Command) -> Iterator[tuple[int, str]]
 
 
 class _Search:
-    def __init__(self, pid: int, root: int, command: Command) -> None:
-        self._pid = pid
+    def __init__(self, mounts: Mounts, root: int, command: Command) -> None:
+        self._mounts = mounts
         self._root = root
         self._command = command
         self._path = [self._absolute(each) for each in (command.path or _DEFAULT_PATH).split(":")]
@@ -131,7 +132,7 @@ class _Search:
 
     def open_file(self, path: str) -> tuple[int, str] | None:
         """Open a regular file for reading; return it with its path without links."""
-        opened = open_below(self._pid, self._root, path)
+        opened = open_below(self._mounts, self._root, path)
         if opened is None:
             return None
         found, where = opened

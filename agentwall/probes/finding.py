@@ -9,28 +9,21 @@ about to be executed has its own.
 
 from __future__ import annotations
 
-import ctypes
 import os
+import stat
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
-from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
+from agentwall.flow.tls import TlsReading, Unread
 from agentwall.probes.attached import Attached
 from agentwall.probes.command import Command, files_of
-from agentwall.probes.elf import ElfError, read_elf
-from agentwall.probes.libraries import WANTED, library_of
-from agentwall.probes.mappings import (
-    FileId,
-    Mapping,
-    MappingError,
-    mount_of,
-    open_mapping,
-    open_real,
-)
+from agentwall.probes.mappings import FileId, Mapping
+from agentwall.probes.mounts import Mounts, Table, mount_of
 from agentwall.probes.starting import Start, open_container, open_root, root_mount
-from agentwall.probes.survey import LibraryState, candidates, survey
-from agentwall.probes.walking import library_names, open_regular
+from agentwall.probes.survey import Found, examine, survey
+from agentwall.probes.walking import library_names, open_in
 
 PLACES = (
     *("usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib64", "usr/lib"),
@@ -45,27 +38,12 @@ MAX_ROOTS = 4
 MAX_UNREADABLE = 256
 """Files that are remembered as unreadable, so as to be counted once."""
 
-_Library = tuple[TlsLibrary, dict[str, int]]
-# By device, inode, size and times. The sandboxes of a host have the same few files, and to read one
-# takes milliseconds in which nobody else computes.
-_remembered: dict[tuple[int, ...], _Library | None] = {}
+# By device, inode and times. To read one that holds thousands takes milliseconds.
 _listed: dict[tuple[int, ...], list[str]] = {}
-MAX_REMEMBERED = 256
-"""Files of which it is known what they are, and directories of which, what is in them."""
+MAX_LISTED = 256
+"""Directories of which it is remembered what is in them; the oldest is forgotten first."""
 
-_OPENAT2 = 437  # of every architecture
-_RESOLVE = 0x01 | 0x02 | 0x10  # RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    # struct open_how, include/uapi/linux/openat2.h
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
+_MAX_COMM_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +65,7 @@ class Finder:
 
     def __init__(self, attached: Attached) -> None:
         self.attached = attached
+        self._ours = Table("self")
         self._unreadable: set[Hashable] = set()
         self._unreadable_more = 0
         # By their mounts, of each sandbox: where what is installed was looked for.
@@ -105,31 +84,25 @@ class Finder:
             pid: In this process's PID namespace; it may have ended.
             now_s: On the clock of :class:`Attached`.
         """
-        user = (sandbox, pid)
-        is_user = False
-        for mapping in candidates(pid):
-            try:
-                fd = open_mapping(pid, mapping)
-            except ProcessLookupError:
-                break
-            except MappingError:
-                self._note_unreadable(sandbox, mapping)
-                continue
-            try:
-                is_user |= self._use(fd, pid, mapping, user, now_s)
-            finally:
-                os.close(fd)
-        reading = survey(pid, self._state_of)
-        if is_user and reading.unread is Unread.GONE:
+        user, used = (sandbox, pid), []
+
+        def use(found: Found) -> Unread | None:
+            used.append(found.file)
+            return self._use(found, user, now_s)
+
+        reading, unopened = survey(pid, use, Mounts(pid, self._ours))
+        for mapping in unopened:
+            self._note_unreadable(sandbox, mapping)
+        is_gone = reading.unread is Unread.GONE
+        if used and is_gone:
             # Nobody will tell of its end any more.
             self.attached.drop(user, now_s)
-            is_user = False
         return Look(
             pid=pid,
-            comm=_read(f"/proc/{pid}/comm"),
+            comm=_comm(pid),
             exe=_link(f"/proc/{pid}/exe"),
             reading=reading,
-            is_user=is_user,
+            is_user=bool(used) and not is_gone,
             is_elsewhere=self._is_elsewhere(sandbox, pid),
         )
 
@@ -150,17 +123,20 @@ class Finder:
             The path of each such file, once it is probed: there it may be left alone for a while.
         """
         user = (sandbox, 0)
-        root, command = self._open_root(sandbox, pid, start)
+        mounts = Mounts(pid, self._ours)
+        root, command = self._open_root(sandbox, mounts, start)
         if root is None:
             return
+
+        def use(found: Found) -> Unread | None:
+            return self._use(found, user, now_s(), is_ahead=True)
+
         try:
-            for fd, mapping in _installed(pid, root, command):
-                try:
-                    is_library = self._use(fd, pid, mapping, user, now_s(), is_ahead=True)
-                finally:
-                    os.close(fd)
-                if is_library:
-                    yield os.fsdecode(mapping.path)
+            for found, path in _installed(mounts, root, command):
+                with suppress(OSError):
+                    facts, _ = examine(mounts, found, path, use)
+                    if facts.library is not None:
+                        yield path
         finally:
             os.close(root)
         if len(self.attached) > self.attached.max_libraries // 2:
@@ -179,14 +155,14 @@ class Finder:
                 self.attached.drop(user, now_s)
 
     def _open_root(
-        self, sandbox: Hashable, pid: int, start: Start | None
+        self, sandbox: Hashable, mounts: Mounts, start: Start | None
     ) -> tuple[int | None, Command | None]:
-        """Open the root directory that *pid* has or is going to have, if it is to be looked into.
+        """Open the root directory that a process has or is going to have, if it is worth a look.
 
         With it comes what is going to be executed there, as far as that is known.
         """
         known = self._roots.setdefault(sandbox, set())
-        root = open_root(pid)
+        root = open_root(mounts)
         if root is None:
             return None, None
         mount = mount_of(root)
@@ -196,7 +172,7 @@ class Finder:
         known.add(mount)
         if start is None or isinstance(start, Command):
             return root, start
-        container = open_container(pid, root, start)
+        container = open_container(mounts, root, start)
         if container is None:
             return root, None
         # The root that it leaves is not the sandbox's.
@@ -220,61 +196,21 @@ class Finder:
         self._unreadable.add(where)
 
     def _use(
-        self,
-        fd: int,
-        pid: int,
-        mapping: Mapping,
-        user: Hashable,
-        now_s: float,
-        *,
-        is_ahead: bool = False,
-    ) -> bool:
-        """Have a file probed if it is a TLS library; say whether it is."""
-        found = _library_in(fd)
-        if found is None:
-            return False
-        library, offsets = found
-        try:
-            file, real = open_real(pid, mapping, fd)
-        except ProcessLookupError:
-            return False
-        try:
-            path = os.fsdecode(mapping.path)
-            self.attached.use(
-                file,
-                real,
-                library,
-                offsets,
-                user,
-                path,
-                now_s,
-                is_system=_is_hosts(file, path),
-                is_ahead=is_ahead,
-            )
-        finally:
-            os.close(real)
-        return True
-
-    def _state_of(self, file: FileId) -> LibraryState | None:
-        state = self.attached.state_of(file)
-        return None if state is None else LibraryState(unread=state.unread)
-
-
-def _library_in(fd: int) -> _Library | None:
-    """Return which TLS library a file is, and where its functions are; None: it is none."""
-    status = os.fstat(fd)
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if key in _remembered:
-        return _remembered[key]
-    try:
-        offsets = dict(read_elf(fd, WANTED).offsets)
-    except ElfError:
-        offsets = {}
-    library = library_of(frozenset(offsets))
-    while len(_remembered) >= MAX_REMEMBERED:
-        del _remembered[next(iter(_remembered))]
-    found = _remembered[key] = None if library is None else (library, offsets)
-    return found
+        self, found: Found, user: Hashable, now_s: float, *, is_ahead: bool = False
+    ) -> Unread | None:
+        """Have a library probed; say why its calls are not read, if they are not."""
+        state = self.attached.use(
+            found.file,
+            found.fd,
+            found.library,
+            found.offsets,
+            user,
+            found.path,
+            now_s,
+            is_system=_is_hosts(found.file, found.path),
+            is_ahead=is_ahead,
+        )
+        return state.unread
 
 
 def _is_hosts(file: FileId, path: str) -> bool:
@@ -291,43 +227,49 @@ def _is_hosts(file: FileId, path: str) -> bool:
     return file == FileId(status.st_dev, status.st_ino) and status.st_uid == 0
 
 
-def _installed(pid: int, root: int, command: Command | None) -> Iterator[tuple[int, Mapping]]:
-    """Yield files below a root directory, each open, that may be TLS libraries.
+def _installed(mounts: Mounts, root: int, command: Command | None) -> Iterator[tuple[int, str]]:
+    """Yield files below a root directory, open without rights, that may be TLS libraries.
 
     Those of *command*, and then of distributions; of these nothing outside that root's own file
     system is touched: what is mounted below it the sandbox may serve itself.
     """
-    seen: set[FileId] = set()
-    own = () if command is None else files_of(pid, root, command)
+    seen: set[tuple[int, int]] = set()
+    own = () if command is None else files_of(mounts, root, command)
     for fd, path in chain(own, _distributed(root)):
         status = os.fstat(fd)
-        file = FileId(status.st_dev, status.st_ino)
-        if file in seen or len(seen) >= MAX_FOUND:
-            os.close(fd)
-            if file in seen:
-                continue
+        file = status.st_dev, status.st_ino
+        is_new = file not in seen and stat.S_ISREG(status.st_mode)
+        if is_new and len(seen) < MAX_FOUND:
+            seen.add(file)
+            yield fd, path
+            continue
+        os.close(fd)
+        if is_new:
             return
-        seen.add(file)
-        where = os.fsencode(path)
-        yield fd, Mapping(file=file, path=where, is_deleted=False, start=0, end=0)
 
 
 def _distributed(root: int) -> Iterator[tuple[int, str]]:
-    for path in (f"/{place}/{name}" for place in PLACES for name in _names(root, place)):
-        fd = _open_regular(root, path)
-        if fd is not None:
-            yield fd, path
+    seen: set[tuple[int, int]] = set()
+    for place in PLACES:
+        for name in _names(root, place, seen):
+            path = f"/{place}/{name}"
+            if (fd := open_in(root, path, os.O_PATH)) is not None:
+                yield fd, path
 
 
-def _names(root: int, place: str) -> list[str]:
-    fd = _open_in(root, place, _OPEN | os.O_DIRECTORY)
+def _names(root: int, place: str, seen: set[tuple[int, int]]) -> list[str]:
+    fd = open_in(root, place, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK)
     if fd is None:
         return []
     try:
         status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        directory = status.st_dev, status.st_ino
+        if directory in seen:
+            return []  # /lib is a link to /usr/lib, mostly
+        seen.add(directory)
+        key = (*directory, status.st_mtime_ns, status.st_ctime_ns)
         if key not in _listed:
-            while len(_listed) >= MAX_REMEMBERED:
+            while len(_listed) >= MAX_LISTED:
                 del _listed[next(iter(_listed))]
             _listed[key] = library_names(fd)
         return _listed[key]
@@ -335,23 +277,10 @@ def _names(root: int, place: str) -> list[str]:
         os.close(fd)
 
 
-def _open_regular(root: int, path: str) -> int | None:
-    found = _open_in(root, path, os.O_PATH | os.O_CLOEXEC)
-    return None if found is None else open_regular(found)
-
-
-def _open_in(root: int, path: str, flags: int) -> int | None:
-    """Open *path* as if *root* were ``/``: links lead nowhere else (openat2(2), Linux 5.6)."""
-    how = _OpenHow(flags=flags, resolve=_RESOLVE)
-    name = ctypes.c_char_p(os.fsencode(path))
-    fd = _LIBC.syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
-    return int(fd) if fd >= 0 else None
-
-
-def _read(path: str) -> str:
+def _comm(pid: int) -> str:
     try:
-        with open(path, encoding="utf-8", errors="backslashreplace") as file:
-            return file.read(64).rstrip("\n")
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return file.read(_MAX_COMM_BYTES).decode(errors="backslashreplace").rstrip("\n")
     except OSError:
         return ""
 

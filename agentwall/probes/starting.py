@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agentwall.probes.command import Command
-from agentwall.probes.mappings import filesystem_below, may_hang, mount_of
+from agentwall.probes.mounts import Mounts, may_hang, mount_of
 from agentwall.probes.walking import open_below, open_regular
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -31,13 +31,13 @@ Start = Command | Path
 this directory of the host's."""
 
 
-def open_root(pid: int) -> int | None:
+def open_root(mounts: Mounts) -> int | None:
     """Open the root directory of a process; None: it is gone, or its file system may hang."""
     try:
-        root = os.open(f"/proc/{pid}/root", _DIRECTORY)
+        root = os.open(f"/proc/{mounts.pid}/root", _DIRECTORY)
     except OSError:
         return None
-    if may_hang(filesystem_below(pid, root)):
+    if may_hang(mounts.fstype(root)):
         os.close(root)
         return None
     return root
@@ -58,11 +58,11 @@ def root_mount(pid: int) -> bytes | None:
         os.close(root)
 
 
-def open_container(pid: int, root: int, bundle: Path) -> tuple[int, Command | None] | None:
+def open_container(mounts: Mounts, root: int, bundle: Path) -> tuple[int, Command | None] | None:
     """Open the root directory that a container is going to have, if it has the host's still.
 
     Args:
-        pid: Its process.
+        mounts: Those of its process.
         root: The root directory of that, open.
         bundle: The directory of its bundle, for the host.
 
@@ -72,10 +72,10 @@ def open_container(pid: int, root: int, bundle: Path) -> tuple[int, Command | No
     """
     if not _is_hosts(root):
         return None
-    config = _read_config(pid, root, bundle)
+    config = _read_config(mounts, root, bundle)
     inner = config.get("root")
     path = _text(inner.get("path")) if isinstance(inner, dict) else None
-    opened = open_below(pid, root, str(bundle / path)) if path else None
+    opened = open_below(mounts, root, str(bundle / path)) if path else None
     if opened is None:
         return None
     fd, _ = opened
@@ -95,8 +95,8 @@ def _is_hosts(root: int) -> bool:
     return False
 
 
-def _read_config(pid: int, root: int, bundle: Path) -> Mapping[str, object]:
-    opened = open_below(pid, root, str(bundle / "config.json"))
+def _read_config(mounts: Mounts, root: int, bundle: Path) -> Mapping[str, object]:
+    opened = open_below(mounts, root, str(bundle / "config.json"))
     if opened is None:
         return {}
     fd = open_regular(opened[0])

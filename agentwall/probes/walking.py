@@ -7,12 +7,13 @@ that leads to FUSE ends where it is mounted.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 from itertools import islice
 
 from agentwall.probes.libraries import is_name_of_library
-from agentwall.probes.mappings import filesystem_below, may_hang, mount_of
+from agentwall.probes.mounts import Mounts, may_hang, mount_of
 
 MAX_NAMES = 256
 """Of one path, those of the links on it included."""
@@ -21,13 +22,43 @@ MAX_ENTRIES = 16384
 """Of one directory that are looked at."""
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPENAT2 = 437  # of every architecture
+_RESOLVE = 0x01 | 0x02 | 0x10  # RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT
+_NO_LINKS = 0x04  # RESOLVE_NO_SYMLINKS
 
 
-def open_below(pid: int, root: int, path: str) -> tuple[int, str] | None:
+class _OpenHow(ctypes.Structure):
+    # struct open_how, include/uapi/linux/openat2.h
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = (
+    *(ctypes.c_long, ctypes.c_int, ctypes.c_char_p),
+    *(ctypes.POINTER(_OpenHow), ctypes.c_size_t),
+)
+_syscall.restype = ctypes.c_long
+
+
+def open_in(root: int, path: str | bytes, flags: int, *, may_link: bool = True) -> int | None:
+    """Open *path* as if *root* were ``/``, on its file system alone (openat2(2), Linux 5.6).
+
+    Links lead nowhere else, or with *may_link* unset nowhere. None: there is no such file.
+    """
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=_RESOLVE | (0 if may_link else _NO_LINKS))
+    fd = int(_syscall(_OPENAT2, root, os.fsencode(path), how, ctypes.sizeof(how)))
+    return fd if fd >= 0 else None
+
+
+def open_below(mounts: Mounts, root: int, path: str) -> tuple[int, str] | None:
     """Open *path* as if *root* were ``/``, without rights (O_PATH).
 
     Args:
-        pid: Of a process in whose mount namespace *root* was opened.
+        mounts: Those of a process in whose mount namespace *root* was opened.
         root: A directory on a file system that may be touched.
         path: Absolute, or as from the root.
 
@@ -35,7 +66,7 @@ def open_below(pid: int, root: int, path: str) -> tuple[int, str] | None:
         The descriptor, which the caller closes, and the path without links. None: there is no such
         file, or the way leads through a file system that may hang.
     """
-    walk = _Walk(pid, root)
+    walk = _Walk(mounts, root)
     try:
         return walk.take() if walk.go(path) else None
     except (OSError, ValueError):  # a name that no file can have
@@ -50,13 +81,20 @@ def open_regular(found: int) -> int | None:
     *found* is closed. Opening a device would do something, so what it is was looked at before.
     """
     try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            return None
-        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return reopen(found) if stat.S_ISREG(os.fstat(found).st_mode) else None
     except OSError:
         return None
     finally:
         os.close(found)
+
+
+def reopen(found: int) -> int:
+    """Open for reading the regular file that *found*, without rights, is open on.
+
+    Raises:
+        OSError: It may not be read, or there are too many descriptors.
+    """
+    return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def library_names(directory: int) -> list[str]:
@@ -72,8 +110,8 @@ def library_names(directory: int) -> list[str]:
 class _Walk:
     # The directories on the way to where it is, each with its name and its mount.
 
-    def __init__(self, pid: int, root: int) -> None:
-        self._pid = pid
+    def __init__(self, mounts: Mounts, root: int) -> None:
+        self._mounts = mounts
         self._way: list[tuple[int, str, bytes]] = [(os.dup(root), "", mount_of(root))]
 
     def go(self, path: str) -> bool:
@@ -107,7 +145,7 @@ class _Walk:
         fd = os.open(name, _LOOK, dir_fd=at)
         try:
             mount = mount_of(fd)
-            if mount != before and may_hang(filesystem_below(self._pid, fd)):
+            if mount != before and may_hang(self._mounts.fstype(fd)):
                 raise PermissionError
             if stat.S_ISLNK(os.fstat(fd).st_mode):
                 return os.readlink("", dir_fd=fd)

@@ -13,6 +13,7 @@ from rig.process import run_checked
 from agentwall.probes import command as module
 from agentwall.probes import walking
 from agentwall.probes.command import Command, files_of
+from agentwall.probes.mounts import Mounts
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def found(top, **words: str) -> list[str]:
     """Return the paths of what is found for a command."""
     root = os.open(top, os.O_PATH)
     paths = []
-    for fd, path in files_of(os.getpid(), root, Command(**words)):
+    for fd, path in files_of(Mounts(os.getpid()), root, Command(**words)):
         os.close(fd)
         paths.append(path)
     os.close(root)

@@ -24,10 +24,9 @@ from agentwall.probes.mappings import (
     Mapping,
     MappingError,
     executable_mappings,
-    filesystem_of,
-    may_hang,
     open_mapping,
 )
+from agentwall.probes.mounts import Mounts
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts")
 
@@ -144,7 +143,7 @@ def test_the_path_serves_where_the_mapping_moved(page):
         page.rename(page.with_name("other"))
         page.write_bytes(b"new")
         with pytest.raises(MappingError, match=r"expected inode \d+, got \d+"):
-            open_mapping(os.getpid(), found)
+            open_mapping(Mounts(os.getpid()), found)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory-link", "none"])
@@ -166,7 +165,7 @@ def test_a_path_that_leads_elsewhere_is_not_followed(page, kind):
             path.symlink_to(away / "page")
 
         with pytest.raises(MappingError) as caught:
-            open_mapping(os.getpid(), found)
+            open_mapping(Mounts(os.getpid()), found)
         assert str(caught.value).startswith(f"/proc/{os.getpid()}/root{path}: ")
         assert isinstance(caught.value, HostError)
 
@@ -178,7 +177,10 @@ def test_a_file_that_the_sandbox_serves_is_refused_unopened(tmp_path):
         with process_on_silent_fuse(tmp_path, "library") as pid:
             mapping = mapping_of(tmp_path / "library", pid)
             with pytest.raises(MappingError, match=r"of this host, got fuse\.silent$"):
-                open_mapping(pid, mapping)
+                open_mapping(Mounts(pid), mapping)
+            # Nor is it looked for by its path: who serves the directory is not asked for a name.
+            with pytest.raises(MappingError, match=r"of this host, got none$"):
+                open_mapping(Mounts(pid), without_map_files(mapping))
     except NoFuseError as err:
         pytest.skip(f"no FUSE here: {err}")
 
@@ -194,7 +196,7 @@ def test_a_process_that_is_gone_is_said_to_be():
     with pytest.raises(ProcessLookupError):
         executable_mappings(child.pid)
     with pytest.raises(ProcessLookupError):
-        open_mapping(child.pid, found)
+        open_mapping(Mounts(child.pid), found)
 
 
 def test_mappings_that_may_not_be_read_are_said_to_be():
@@ -215,28 +217,6 @@ def test_mappings_that_may_not_be_read_are_said_to_be():
         os.close(writer)
         with os.fdopen(reader, "rb") as file:
             assert file.read() == f"/proc/{child.pid}/maps: Permission denied".encode()
-
-
-def test_a_file_system_is_named_without_touching_it(tmp_path):
-    """By its device, from the table of mounts."""
-    device = os.stat("/proc").st_dev
-    with sleeping() as child:
-        assert filesystem_of(child.pid, device) == "proc"
-        assert filesystem_of(child.pid, os.makedev(4000, 4000)) is None
-    assert filesystem_of(child.pid, device) == "proc"
-
-
-@pytest.mark.parametrize(
-    ("fstype", "answer"),
-    [
-        *(("ext4", False), ("overlay", False), ("tmpfs", False), ("nfs4", False)),
-        *(("fuse", True), ("fuse.sshfs", True), ("fuseblk", True), ("fusectl", False)),
-        (None, True),
-    ],
-)
-def test_only_a_file_system_that_anybody_serves_may_hang(fstype, answer):
-    """FUSE, and what is not known."""
-    assert may_hang(fstype) is answer
 
 
 def test_without_an_overlay_the_real_file_is_the_file(page):

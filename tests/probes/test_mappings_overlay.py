@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig.cgroup import temp_cgroup
 from rig.containers import podman_engine
-from rig.mapped import PAGE, file_id, mapped, mapping_of, real
+from rig.mapped import PAGE, content, file_id, mapped, mapping_of, real, real_file, real_of
 from rig.own_mounts import in_own_mounts
 from rig.process import run_checked, wait_until
 
@@ -27,8 +27,8 @@ from agentwall.probes.mappings import (
     _layers,
     executable_mappings,
     open_mapping,
-    real_file,
 )
+from agentwall.probes.mounts import Mounts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts")
 
@@ -235,10 +235,10 @@ def test_an_overlay_of_the_sandboxs_own_cannot_claim_a_file(tmp_path):
     pid = int(os.read(reader, 32))
     os.close(reader)
     try:
-        mapping = mapping_of(root / "library", pid)
-        fd = open_mapping(pid, mapping)
+        mapping, mounts = mapping_of(root / "library", pid), Mounts(pid)
+        fd = open_mapping(mounts, mapping)
         status = os.fstat(fd)
-        begin, got = os.pread(fd, 4, 0), real_file(pid, mapping, fd)
+        begin, got = content(pid, mapping)[:4], real_of(mounts, fd)
         os.close(fd)
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -258,9 +258,9 @@ def test_two_containers_of_one_image_have_one_file(tmp_path):
         for _ in range(2):
             container = stack.enter_context(engine.sandbox(parent))
             (mapping,) = executable_mappings(container.pid)
-            fd = open_mapping(container.pid, mapping)
+            fd = open_mapping(Mounts(container.pid), mapping)
             stack.callback(os.close, fd)
-            found.append((mapping, real_file(container.pid, mapping, fd), os.fstat(fd)))
+            found.append((mapping, real_file(container.pid, mapping), os.fstat(fd)))
         (first, first_real, _), (second, second_real, status) = found
         layer = [
             path
@@ -277,16 +277,16 @@ def test_two_containers_of_one_image_have_one_file(tmp_path):
 def test_a_process_that_ends_in_between_maps_nothing_else():
     """Whose mounts are gone is gone: its file is not taken for another than all others map."""
     with subprocess.Popen(["/bin/sleep", "100"]) as child:
-        mapping = program_of(child.pid)
-        fd = open_mapping(child.pid, mapping)
-        alive = real_file(child.pid, mapping, fd)
+        mounts = Mounts(child.pid)
+        fd = open_mapping(mounts, program_of(child.pid))
+        alive = real_of(mounts, fd)
         child.kill()
         # A zombie: it has a number, and no mounts.
         wait_until(lambda: state_of(child.pid) == "Z", what="its end")
         with pytest.raises(ProcessLookupError):
-            real_file(child.pid, mapping, fd)
+            real_of(Mounts(child.pid), fd)
     with pytest.raises(ProcessLookupError):
-        real_file(child.pid, mapping, fd)
+        real_of(Mounts(child.pid), fd)
     os.close(fd)
 
     assert alive.inode == os.stat("/bin/sleep").st_ino

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentwall.probes import starting as module
 from agentwall.probes.command import Command
+from agentwall.probes.mounts import Mounts
 from agentwall.probes.starting import open_container, open_root, root_mount
 
 JSON = st.recursive(
@@ -29,7 +30,7 @@ JSON = st.recursive(
 @contextmanager
 def own_root():
     """The root directory of this process, which is the host's."""
-    root = open_root(os.getpid())
+    root = open_root(Mounts(os.getpid()))
     assert root is not None
     try:
         yield root
@@ -40,7 +41,7 @@ def own_root():
 def opened(bundle) -> tuple[str, Command | None] | None:
     """Return where the container of *bundle* has its root, and its command."""
     with own_root() as root:
-        found = open_container(os.getpid(), root, bundle)
+        found = open_container(Mounts(os.getpid()), root, bundle)
         if found is None:
             return None
         path = os.readlink(f"/proc/self/fd/{found[0]}")
@@ -105,7 +106,7 @@ def test_gone_on_already(bundle):
     """Of a process that has another root than the host its own counts, whatever the bundle says."""
     write(bundle, {"root": {"path": "rootfs"}})
     root = os.open(bundle, os.O_PATH)
-    found = open_container(os.getpid(), root, bundle)
+    found = open_container(Mounts(os.getpid()), root, bundle)
     os.close(root)
 
     assert found is None
@@ -118,7 +119,7 @@ def test_ended():
         os._exit(0)
     os.waitpid(child, 0)
 
-    assert (open_root(child), root_mount(child)) == (None, None)
+    assert (open_root(Mounts(child)), root_mount(child)) == (None, None)
 
 
 def test_root_of_a_child():

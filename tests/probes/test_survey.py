@@ -17,11 +17,9 @@ from rig.process import wait_until
 from rig.silent_fuse import NoFuseError, process_on_silent_fuse
 
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
-from agentwall.probes import survey as surveying
 from agentwall.probes.mappings import FileId
-from agentwall.probes.survey import MAX_REMEMBERED, LibraryState, candidates, survey
+from agentwall.probes.survey import Found, survey
 
-PROBED = LibraryState(unread=None)
 MAIN = "int puts(const char *); int pause(void); int fflush(void *);\n"
 READY = 'puts("ready"); fflush(0); pause(); return 0;'
 OPENSSL, _ = functions(["SSL_write", "SSL_read", "SSL_free"])
@@ -87,19 +85,32 @@ def mapped_by(pid, name) -> str:
     raise AssertionError(f"{name}: not mapped")
 
 
-def all_probed(_):
-    """Tell of every library that it is probed."""
-    return PROBED
+class Probes:
+    """Has every library probed, or those files alone; remembers what it was asked for."""
+
+    def __init__(self, *files: FileId, but: Unread | None = None) -> None:
+        self.asked: list[str] = []
+        self._files = files
+        self._but = but
+
+    def __call__(self, found: Found) -> Unread | None:
+        """Note the library: it is the file that is open, and its functions are in it."""
+        status = os.fstat(found.fd)
+        assert found.file == FileId(status.st_dev, status.st_ino)
+        assert found.offsets
+        assert all(0 < each < status.st_size for each in found.offsets.values())
+        self.asked.append(found.path)
+        return self._but if found.file not in self._files else None
 
 
-def none_known(_):
-    """Know no library."""
-    return None
+def read(pid, use=None) -> TlsReading:
+    """Return the reading, where everything is probed."""
+    return survey(pid, use or Probes())[0]
 
 
-def never_asked(file):
+def never_asked(found):
     """Fail: nothing that was mapped is a library."""
-    raise AssertionError(f"asked about {file}")
+    raise AssertionError(f"asked about {found.path}")
 
 
 def unread(why, path=None):
@@ -111,19 +122,18 @@ def test_pythons_ssl_is_read_through_openssl():
     """The system's libssl that Python's ssl module maps is the library, known by its file."""
     with waiting(*python("import ssl")) as pid:
         library = mapped_by(pid, "libssl")
-        probed = {file_id(library): PROBED}
-        reading = survey(pid, probed.get)
-        named = [os.fsdecode(each.path) for each in candidates(pid)]
+        probes = Probes(file_id(library), but=Unread.LATE)
+        reading = read(pid, probes)
 
     assert reading == TlsReading(library=TlsLibrary.OPENSSL, path=library, unread=None)
-    assert named == [library]
+    assert probes.asked == [library]
 
 
 def test_gnutls_is_known_by_its_functions():
     """The true library, wherever this machine has it."""
     with waiting(*python("import ctypes", "ctypes.CDLL('libgnutls.so.30')")) as pid:
         library = mapped_by(pid, "libgnutls")
-        reading = survey(pid, {file_id(library): PROBED}.get)
+        reading = read(pid, Probes(file_id(library), but=Unread.LATE))
 
     assert reading == TlsReading(library=TlsLibrary.GNUTLS, path=library, unread=None)
 
@@ -132,24 +142,17 @@ def test_gnutls_is_known_by_its_functions():
 def test_a_library_that_is_not_probed_is_named(tmp_path, why):
     """The reason is the caller's; the path says which library it is about."""
     with loading(tmp_path, "libssl-1a2b3c.so.1.1") as pid:
-        reading = survey(pid, lambda _: LibraryState(unread=why))
+        reading = read(pid, Probes(but=why))
 
     assert reading == unread(why, tmp_path / "libssl-1a2b3c.so.1.1")
-
-
-def test_a_library_that_is_new_came_too_late(tmp_path):
-    """What the caller has never heard of is not probed yet."""
-    with loading(tmp_path, "libssl.so.3") as pid:
-        assert survey(pid, none_known) == unread(Unread.LATE, tmp_path / "libssl.so.3")
 
 
 def test_one_probed_library_does_not_hide_another(tmp_path):
     """A process with two known libraries is read only if both are probed."""
     with loading(tmp_path, "libssl.so.3", "libgnutls.so.30") as pid:
-        probed = {file_id(tmp_path / "libssl.so.3"): PROBED}
-        reading = survey(pid, probed.get)
-        probed[file_id(tmp_path / "libgnutls.so.30")] = PROBED
-        later = survey(pid, probed.get)
+        one, other = (file_id(tmp_path / each) for each in ("libssl.so.3", "libgnutls.so.30"))
+        reading = read(pid, Probes(one, but=Unread.LATE))
+        later = read(pid, Probes(one, other, but=Unread.LATE))
 
     assert reading == unread(Unread.LATE, tmp_path / "libgnutls.so.30")
     assert later.unread is None
@@ -158,22 +161,23 @@ def test_one_probed_library_does_not_hide_another(tmp_path):
 def test_nss_is_two_files(tmp_path):
     """Both have to be probed, and the one without the other does no TLS."""
     with loading(tmp_path, "libssl3.so", "libnspr4.so") as pid:
-        both = survey(pid, all_probed)
-        half = survey(pid, {file_id(tmp_path / "libssl3.so"): PROBED}.get)
-        named = {Path(os.fsdecode(each.path)).name for each in candidates(pid)}
+        probes = Probes()
+        both = read(pid, probes)
+        half = read(pid, Probes(file_id(tmp_path / "libssl3.so"), but=Unread.LATE))
+        asked = {Path(each).name for each in probes.asked}
     with loading(tmp_path, "libnspr4.so") as pid:
-        alone = survey(pid, all_probed)
+        alone = read(pid)
 
     assert both.library is TlsLibrary.NSS
     assert half == unread(Unread.LATE, tmp_path / "libnspr4.so")
-    assert named == {"libssl3.so", "libnspr4.so"}
+    assert asked == {"libssl3.so", "libnspr4.so"}
     assert alone == unread(Unread.OWN_TLS)
 
 
 def test_a_name_alone_makes_no_library(tmp_path):
     """A file that is called like one, but has none of its functions, is nobody's library."""
     with loading(tmp_path, "libssl_of_another_kind.so") as pid:
-        assert survey(pid, never_asked) == unread(Unread.OWN_TLS)
+        assert read(pid, never_asked) == unread(Unread.OWN_TLS)
 
 
 def test_a_library_that_makes_no_sense_is_unreadable(tmp_path):
@@ -185,16 +189,17 @@ def test_a_library_that_makes_no_sense_is_unreadable(tmp_path):
         f"m = mmap.mmap(os.open({str(path)!r}, 0), 4096, mmap.MAP_PRIVATE, 5)",
     )
     with waiting(*python(*lines)) as pid:
-        assert survey(pid, never_asked) == unread(Unread.UNREADABLE, path)
+        assert read(pid, never_asked) == unread(Unread.UNREADABLE, path)
 
 
 def test_a_program_that_exports_the_functions_is_the_library(tmp_path):
     """As Node.js is, with the OpenSSL inside it."""
     with loading(tmp_path, source=OPENSSL, options=("-rdynamic",)) as pid:
         itself = tmp_path / "program"
-        reading = survey(pid, {file_id(itself): PROBED}.get)
+        probes = Probes(file_id(itself), but=Unread.LATE)
+        reading = read(pid, probes)
 
-        assert [each.path for each in candidates(pid)] == [os.fsencode(itself)]
+    assert probes.asked == [str(itself)]
     assert reading == TlsReading(library=TlsLibrary.OPENSSL, path=str(itself), unread=None)
 
 
@@ -204,9 +209,10 @@ def test_node_is_the_library_or_maps_one():
         pytest.skip("node: not installed")
     script = "console.log('ready'); require('tls'); setTimeout(() => 0, 1e6)"
     with waiting(node, "-e", script) as pid:
-        reading = survey(pid, all_probed)
+        probes = Probes()
+        reading = read(pid, probes)
 
-        assert len(candidates(pid)) == 1
+    assert len(probes.asked) == 1
     assert reading.library is TlsLibrary.OPENSSL
 
 
@@ -231,16 +237,23 @@ _GO = 'char info[] __attribute__((section(".go.buildinfo"))) = "\\xff Go buildin
     ],
 )
 def test_what_has_its_own_tls_is_told_by_its_making(tmp_path, source, options, libraries, why):
-    """Static, Go, Rust, Java, or something else that is linked with no known library."""
+    """Static, Go, Rust, Java, or something else that is linked with no known library.
+
+    What Go has built may map one that others use: that is probed, and Go is not read all the same.
+    """
+    probes = Probes()
     with loading(tmp_path, *libraries, source=source, options=options) as pid:
-        assert survey(pid, never_asked) == unread(why)
+        assert read(pid, probes) == unread(why)
+    assert [Path(each).name for each in probes.asked] == [
+        each for each in libraries if each.startswith("libssl")
+    ]
 
 
 @pytest.mark.parametrize("source", ["", _SIGNED])
 def test_rust_and_java_are_read_where_they_map_a_library(tmp_path, source):
     """Most of what Rust has built for Debian calls OpenSSL; Java may be told to."""
     with loading(tmp_path, "libjvm.so", "libssl.so.3", source=source) as pid:
-        assert survey(pid, all_probed).library is TlsLibrary.OPENSSL
+        assert read(pid).library is TlsLibrary.OPENSSL
 
 
 def test_real_programs_are_told_apart():
@@ -258,7 +271,7 @@ def test_real_programs_are_told_apart():
         )
         try:
             wait_until(lambda: executes(child.pid, path), what="exec")  # noqa: B023 - called at once
-            reading = survey(child.pid, never_asked)
+            reading = read(child.pid, never_asked)
         finally:
             child.kill()
             child.communicate()
@@ -271,22 +284,22 @@ def test_a_program_that_the_linker_was_told_to_start_is_dynamic(tmp_path):
     with loading(tmp_path, "libssl.so.3") as pid:
         linker = mapped_by(pid, "ld-linux")
     with waiting(linker, tmp_path / "program") as pid:
-        assert survey(pid, all_probed).library is TlsLibrary.OPENSSL
+        assert read(pid).library is TlsLibrary.OPENSSL
     with loading(tmp_path):
         pass
     with waiting(linker, tmp_path / "program") as pid:
-        assert survey(pid, never_asked) == unread(Unread.OWN_TLS)
+        assert read(pid, never_asked) == unread(Unread.OWN_TLS)
 
 
 def test_a_process_that_has_ended_is_gone(tmp_path):
     """While it is a zombie, and after."""
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    zombie = survey(child.pid, never_asked), candidates(child.pid)
+    zombie = survey(child.pid, never_asked)
     child.wait()
 
     assert zombie == (unread(Unread.GONE), [])
-    assert (survey(child.pid, never_asked), candidates(child.pid)) == zombie
+    assert survey(child.pid, never_asked) == zombie
 
 
 def test_processes_that_end_while_they_are_looked_at_are_survived():
@@ -295,9 +308,8 @@ def test_processes_that_end_while_they_are_looked_at_are_survived():
     for _ in range(100):
         child = subprocess.Popen(["true"])
         while child.poll() is None:
-            answers.add(survey(child.pid, never_asked).unread)
-            candidates(child.pid)
-        answers.add(survey(child.pid, never_asked).unread)
+            answers.add(read(child.pid, never_asked).unread)
+        answers.add(read(child.pid, never_asked).unread)
 
     # In the midst of execve(2) there is a moment at which nothing is mapped, as in what has
     # unpacked itself; or what was to be opened is no longer mapped.
@@ -320,10 +332,11 @@ def test_a_library_of_another_mount_namespace_is_found(tmp_path):
     with waiting("unshare", "-m", "--propagation", "private", "sh", "-c", script) as pid:
         library = inside / "libssl.so.3"
         there = file_id(f"/proc/{pid}/root{library}")
-        reading = survey(pid, {there: PROBED}.get)
+        probes = Probes(there, but=Unread.LATE)
+        reading = read(pid, probes)
 
         assert not library.exists()
-        assert [os.fsdecode(each.path) for each in candidates(pid)] == [str(library)]
+    assert probes.asked == [str(library)]
     assert reading == TlsReading(library=TlsLibrary.OPENSSL, path=str(library), unread=None)
 
 
@@ -331,10 +344,10 @@ def test_a_deleted_library_is_still_the_one_that_is_probed(tmp_path):
     """An upgrade replaces the file; the process goes on with the old one."""
     with loading(tmp_path, "libssl.so.3") as pid:
         library = tmp_path / "libssl.so.3"
-        probed = {file_id(library): PROBED}
+        probes = Probes(file_id(library), but=Unread.LATE)
         library.unlink()
         shared_object(library, GNUTLS)
-        reading = survey(pid, probed.get)
+        reading = read(pid, probes)
 
     assert reading == TlsReading(library=TlsLibrary.OPENSSL, path=str(library), unread=None)
 
@@ -347,7 +360,7 @@ def test_a_process_that_may_not_be_read_is_unreadable():
         other = os.fork()
         if other == 0:
             os.setresuid(65534, 65534, 65534)
-            is_said = survey(pid, never_asked) == unread(Unread.UNREADABLE) and not candidates(pid)
+            is_said = survey(pid, never_asked) == (unread(Unread.UNREADABLE), [])
             os._exit(0 if is_said else 1)
         _, status = os.waitpid(other, 0)
 
@@ -359,27 +372,9 @@ def test_a_library_that_the_sandbox_serves_itself_is_not_opened(tmp_path):
     """On FUSE, whoever opens a file waits for as long as the sandbox likes: we do not."""
     try:
         with process_on_silent_fuse(tmp_path, "libssl.so.3") as pid:
-            reading = survey(pid, never_asked)
-            found = [os.fsdecode(each.path) for each in candidates(pid)]
+            reading, unopened = survey(pid, never_asked)
     except NoFuseError as err:
         pytest.skip(f"no FUSE here: {err}")
 
     assert reading == unread(Unread.UNREADABLE, tmp_path / "libssl.so.3")
-    assert found == [str(tmp_path / "libssl.so.3")]
-
-
-def test_files_are_remembered_within_bounds(tmp_path):
-    """A file is read once, and again when it has changed; a crowd of files is forgotten again."""
-    with loading(tmp_path, "libssl.so.3") as pid:
-        survey(pid, all_probed)
-        known = {key[0] for key in surveying._remembered}
-
-        assert file_id(tmp_path / "libssl.so.3") in known
-    fd = os.open(tmp_path / "program", os.O_RDONLY)
-    for inode in range(MAX_REMEMBERED + 10):
-        surveying._facts(fd, (FileId(0, inode), 0, 0))
-    os.close(fd)
-
-    assert len(surveying._remembered) == MAX_REMEMBERED
-    assert (FileId(0, 0), 0, 0) not in surveying._remembered
-    assert (FileId(0, MAX_REMEMBERED + 9), 0, 0) in surveying._remembered
+    assert [os.fsdecode(each.path) for each in unopened] == [str(tmp_path / "libssl.so.3")]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rig.silent_fuse import NoFuseError, process_on_silent_fuse
 
 from agentwall.probes import walking as module
+from agentwall.probes.mounts import Mounts
 from agentwall.probes.walking import open_below
 
 PARTS = st.sampled_from(
@@ -38,7 +39,7 @@ def root(tmp_path):
 
 def found(root: int, path: str) -> str | None:
     """Return what *path* leads to, without links; its descriptor is closed."""
-    opened = open_below(os.getpid(), root, path)
+    opened = open_below(Mounts(os.getpid()), root, path)
     if opened is None:
         return None
     os.close(opened[0])
@@ -69,7 +70,7 @@ def test_paths(root, path, where):
 
 def test_it_is_the_file(root):
     """What is returned is the file, for whoever opens it for reading then."""
-    fd, _ = open_below(os.getpid(), root, "abs") or (-1, "")
+    fd, _ = open_below(Mounts(os.getpid()), root, "abs") or (-1, "")
     with open(f"/proc/self/fd/{fd}") as file:
         text = file.read()
     os.close(fd)
@@ -116,7 +117,7 @@ def test_file_system_that_hangs(tmp_path):
 
 def found_in(pid: int, root: int, path: str) -> str | None:
     """As :func:`found`, in the mount namespace of *pid*."""
-    opened = open_below(pid, root, path)
+    opened = open_below(Mounts(pid), root, path)
     if opened is None:
         return None
     os.close(opened[0])
@@ -151,3 +152,24 @@ def test_names_of_libraries(tmp_path):
 
     assert found == ["libgnutls.so.30", "libssl.so.3"]
     assert none == []
+
+
+def test_from_a_root_on_its_file_system(root):
+    """Links are followed below that root, or not at all; other file systems are not entered."""
+
+    def is_open(path, **options):
+        fd = module.open_in(root, path, os.O_PATH | os.O_NOFOLLOW, **options)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
+    top = os.open("/", os.O_PATH)
+    process = module.open_in(top, "/proc/self", os.O_PATH)
+    os.close(top)
+
+    assert process is None
+    assert [is_open(each) for each in ("/a/up/file", b"a/b/file", "a/out/x", "round/x")] == [
+        *(True, True, False, False)
+    ]
+    assert is_open("/a/b/file", may_link=False)
+    assert not is_open("/a/up/file", may_link=False)

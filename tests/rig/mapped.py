@@ -12,8 +12,10 @@ from agentwall.probes.mappings import (
     Mapping,
     executable_mappings,
     open_mapping,
-    real_file,
+    open_real,
 )
+from agentwall.probes.mounts import Mounts
+from agentwall.probes.walking import reopen
 
 PAGE = mmap.PAGESIZE
 
@@ -38,21 +40,37 @@ def mapping_of(path, pid=None) -> Mapping:
 
 def content(pid: int, mapping: Mapping) -> bytes:
     """Return the beginning of what *pid* has mapped."""
-    fd = open_mapping(pid, mapping)
+    found = open_mapping(Mounts(pid), mapping)
+    fd = reopen(found)
     try:
         return os.pread(fd, PAGE, 0)
     finally:
         os.close(fd)
+        os.close(found)
 
 
 def real(path) -> FileId:
     """Return the identity of the real file that this process has mapped as *path*."""
-    mapping = mapping_of(path)
-    fd = open_mapping(os.getpid(), mapping)
+    return real_file(os.getpid(), mapping_of(path))
+
+
+def real_file(pid: int, mapping: Mapping) -> FileId:
+    """Return the same of what *pid* has mapped."""
+    mounts = Mounts(pid)
+    found = open_mapping(mounts, mapping)
     try:
-        return real_file(os.getpid(), mapping, fd)
+        return real_of(mounts, found)
     finally:
-        os.close(fd)
+        os.close(found)
+
+
+def real_of(mounts: Mounts, fd: int) -> FileId:
+    """Return the same of what *fd* is open on."""
+    opened = open_real(mounts, fd)
+    status = os.fstat(opened)
+    if opened != fd:
+        os.close(opened)
+    return FileId(status.st_dev, status.st_ino)
 
 
 def file_id(path) -> FileId:
