@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -23,16 +22,18 @@ from agentwall.daemon.inside_state import InsideState, ProbedLibrary, SandboxRea
 from agentwall.daemon.looks import Looks
 from agentwall.daemon.preparations import Then
 from agentwall.daemon.probed import probed_libraries, with_counts
+from agentwall.daemon.provision import Provision
 from agentwall.daemon.side_thread import SideThread
 from agentwall.daemon.speakers import Speakers, Told
 from agentwall.errors import AgentwallError, KernelError, ProbesRefusedError
 from agentwall.flow.record import Process, SandboxKey
 from agentwall.flow.tls import HelloSeen, TlsReading
+from agentwall.host.process import living
 from agentwall.kernel import pins
 from agentwall.kernel.wall import Wall
 from agentwall.probes.attached import Attached
-from agentwall.probes.compiling import Compilation, Programs
 from agentwall.probes.finding import Finder
+from agentwall.probes.loading import Programs
 from agentwall.probes.mapped import MappedFiles
 from agentwall.probes.starting import Start
 from agentwall.probes.uprobes import remove_pinned
@@ -65,7 +66,7 @@ class Inside:
         *,
         sandbox_of: Callable[[int], SandboxKey | None],
         why_off: str = "tls.inspect: off",
-        compilation: Compilation | None = None,
+        provision: Provision | None = None,
     ) -> None:
         """Nothing is compiled or probed before :meth:`start`.
 
@@ -75,7 +76,7 @@ class Inside:
             settings: Whether at all, and how many libraries.
             sandbox_of: In which sandbox a process is; None: in none.
             why_off: What is said where *settings* turn it off.
-            compilation: Started by somebody who knew early; None: :meth:`start` starts one.
+            provision: Started by somebody who knew early; None: :meth:`start` starts one.
         """
         self._wall = wall
         self._place = place
@@ -88,8 +89,7 @@ class Inside:
         self._handlers: dict[int, Callable[[], None]] = {}
         self.is_begun = False
         """:meth:`start` was called."""
-        self._compilation = compilation
-        self._compiling = -1
+        self._provision = provision
         self._mapped: MappedFiles | None = None
         self._finder: Finder | None = None
         self._programs: Programs | None = None
@@ -105,7 +105,7 @@ class Inside:
     # --- Start and end ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to compile; :meth:`step` goes on when that is done. Never raises."""
+        """Begin to load, or to compile; :meth:`step` goes on with it. Never raises."""
         self.is_begun = True
         self._on(self._thread.fileno(), self._thread.step)
         if self._settings.inspect is TlsUse.OFF:
@@ -115,17 +115,16 @@ class Inside:
             self._wall.plain.open()
             # Before all else: what is mapped while it compiles is looked at afterwards.
             self._watch_mappings()
-            compilation = self._compilation
-            if compilation is None:
-                compilation = self._compilation = Compilation()
-                compilation.start()
-            compilation.send(self._place / pins.MAPS)
+            provision = self._provision
+            if provision is None:
+                provision = self._provision = Provision()
+                provision.start()
+            provision.load_for(self._place / pins.MAPS)
         except AgentwallError as err:
-            self._end_compilation()
+            self._end_provision()
             self._refuse(str(err))
             return
-        self._compiling = compilation.fileno()
-        self._on(self._compiling, self._compiled)
+        self._on(provision.fileno(), self._provided)
 
     def _watch_mappings(self) -> None:
         try:
@@ -170,21 +169,21 @@ class Inside:
         if self._state.state != "on":
             raise ProbesRefusedError(f"inside TLS: {self._state.reason}")
 
-    def _compiled(self) -> None:
-        compilation = self._compilation
-        if compilation is None:
+    def _provided(self) -> None:
+        provision = self._provision
+        if provision is None:
             return
         try:
-            programs = compilation.result()
+            programs = provision.result()
             if programs is None:
                 return
-            self._end_compilation()
-            self._begin(programs)
+            self._end_provision()
+            self._begin(programs, is_kept=provision.is_kept)
         except AgentwallError as err:
-            self._end_compilation()
+            self._end_provision()
             self._refuse(str(err))
 
-    def _begin(self, programs: Programs) -> None:
+    def _begin(self, programs: Programs, *, is_kept: bool) -> None:
         """Probe what is mapped, and what will be.
 
         Raises:
@@ -199,8 +198,9 @@ class Inside:
             programs.close()
             raise KernelError(err.errno or 0, f"{own}: {err}") from err
         self._programs, self._finder = programs, Finder(attached)
-        self._state = replace(self._state, state="on", bcc=programs.bcc, compile_s=programs.seconds)
-        logger.info("inside TLS: read (bcc %s)", programs.bcc)
+        compile_s = None if is_kept else programs.compile_s
+        self._state = replace(self._state, state="on", bcc=programs.bcc, compile_s=compile_s)
+        logger.info("inside TLS: read (bcc %s%s)", programs.bcc, ", kept" if is_kept else "")
         self._speakers.begin(Looks(self._thread, self._finder))
         # An earlier daemon's probes go when the new ones are there: until then each call that both
         # see is counted once.
@@ -228,11 +228,11 @@ class Inside:
             self._mapped = None
         logger.info("inside TLS: not read: %s", why)
 
-    def _end_compilation(self) -> None:
-        if self._compilation is not None:
-            self._off(self._compiling)
-            self._compilation.close()
-            self._compilation = None
+    def _end_provision(self) -> None:
+        if self._provision is not None:
+            self._off(self._provision.fileno())
+            self._provision.close()
+            self._provision = None
 
     def close(self, *, keep: bool) -> None:
         """Give everything back; *keep*: probes stay where they are, for whoever comes next.
@@ -241,7 +241,7 @@ class Inside:
         """
         if self._poller.closed:
             return
-        self._end_compilation()
+        self._end_provision()
         has_ended = self._thread.close(_PATIENCE_S)
         if self._finder is not None and has_ended:
             if keep:
@@ -273,8 +273,12 @@ class Inside:
         # whoever called this may have been told what is not told here again.
         if self._mapped is not None:
             self._read_mapped()
-        if self._compilation is not None and time.monotonic() > self._compilation.deadline_s:
-            self._compiled()
+        if self._provision is not None and time.monotonic() > self._provision.deadline_s:
+            self._provided()
+
+    def give_way(self, is_busy: bool) -> None:
+        """Take whether the loop has something to do: what nobody waits for gives way to it."""
+        self._thread.is_loop_busy = is_busy
 
     def tick(self) -> None:
         """:meth:`step`, and do what is due every few seconds."""
@@ -285,7 +289,6 @@ class Inside:
         if now_s < self._next_s:
             return
         self._next_s = now_s + _UPKEEP_S
-        self._speakers.see_who_is_gone()
         if self._is_upkept and self._state.state == "on":
             self._is_upkept = False
             self._thread.run(self._keep_up, self._kept_up, failed=self._keep_up_failed)
@@ -305,22 +308,23 @@ class Inside:
         mapped = self._mapped.read(_AT_ONCE)
         self._speakers.see(mapped={each.pid for each in mapped}, ended=self._mapped.ended())
 
-    def _keep_up(self) -> tuple[tuple[ProbedLibrary, ...], set[Hashable]]:
+    def _keep_up(self) -> tuple[tuple[ProbedLibrary, ...], set[Hashable], set[int]]:
         finder = self._finder
         assert finder is not None
         try:
-            self._wall.plain.sweep(lambda pid: os.path.exists(f"/proc/{pid}"))
+            self._wall.plain.sweep(living)
         except KernelError as err:
             logger.warning("inside TLS: connections of ended processes not forgotten: %s", err)
         finder.attached.expire(time.monotonic())
         finder.attached.close_some(_CLOSED_AT_ONCE)
         libraries = probed_libraries(finder.attached, self._clock_offset_ns)
-        return libraries, finder.attached.take_changed()
+        return libraries, finder.attached.take_changed(), living()
 
-    def _kept_up(self, found: tuple[tuple[ProbedLibrary, ...], set[Hashable]]) -> None:
+    def _kept_up(self, found: tuple[tuple[ProbedLibrary, ...], set[Hashable], set[int]]) -> None:
         assert self._finder is not None
-        libraries, changed = found
+        libraries, changed, there = found
         self._is_upkept = True
+        self._speakers.see_who_is_gone(there)
         self._speakers.look_again(changed)
         if displaced := self._finder.attached.displaced - self._state.displaced:
             what = "inside TLS: libraries gave way to those of sandboxes with fewer: %d of %d"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from agentwall.daemon.side_thread import SideThread
@@ -32,6 +33,8 @@ class Looks:
         self._finder = finder
         self._queued: set[tuple[SandboxKey, int]] = set()
         self._preparing = 0
+        # The first of them is under way.
+        self._unhurried: deque[tuple[SandboxKey, int, Callable[[], bool]]] = deque()
         self.overlooked = 0
         """Mappings that found the queue full."""
 
@@ -50,8 +53,15 @@ class Looks:
         """Whether it may take for ever until anything is done."""
         return self._thread.busy_s() >= HANGS_S
 
-    def look(self, key: SandboxKey, pid: int, then: Then) -> None:
-        """Look at a process; if that fails, what was seen is a process that cannot be read."""
+    def look(self, key: SandboxKey, pid: int, then: Then, *, is_awaited: bool = False) -> None:
+        """Look at a process; if that fails, what was seen is a process that cannot be read.
+
+        Args:
+            key: Of its sandbox.
+            pid: Of the process.
+            then: Called with what was seen.
+            is_awaited: Somebody waits for it.
+        """
         finder, asked = self._finder, (key, pid)
         self._queued.add(asked)
 
@@ -60,16 +70,21 @@ class Looks:
             self._queued.discard(asked)
             return finder.look(key, pid, time.monotonic())
 
-        self._thread.run(do, lambda seen: then(key, seen), failed=lambda: then(key, _failed(pid)))
+        self._thread.run(
+            do,
+            lambda seen: then(key, seen),
+            failed=lambda: then(key, _failed(pid)),
+            is_awaited=is_awaited,
+        )
 
-    def look_once(self, key: SandboxKey, pid: int, then: Then) -> None:
+    def look_once(self, key: SandboxKey, pid: int, then: Then, *, is_awaited: bool = False) -> None:
         """Look at a process that has mapped something, unless that is to be done already."""
         if (key, pid) in self._queued:
             return
         if self._thread.waiting >= MOST_WAITING:
             self.overlooked += 1
             return
-        self.look(key, pid, then)
+        self.look(key, pid, then, is_awaited=is_awaited)
 
     def prepare(
         self,
@@ -88,11 +103,36 @@ class Looks:
             is_wanted: Whether to go on, asked in the other thread.
             start: What the process is about to do.
             prepared: Called when it is done, or has failed: somebody waits, and it comes before
-                everything else. None: nobody does.
+                everything else. None: nobody does, and one process comes after the other.
         """
-        steps = self._finder.prepare(key, pid, time.monotonic, start)
         self._preparing += 1
-        is_urgent = prepared is not None
+        if prepared is not None:
+            self._prepare(key, pid, is_wanted, start, prepared, is_urgent=True)
+            return
+        self._unhurried.append((key, pid, is_wanted))
+        if len(self._unhurried) == 1:
+            self._prepare_next()
+
+    def _prepare_next(self) -> None:
+        key, pid, is_wanted = self._unhurried[0]
+        self._prepare(key, pid, is_wanted, None, self._prepared, is_urgent=False)
+
+    def _prepared(self) -> None:
+        self._unhurried.popleft()
+        if self._unhurried:
+            self._prepare_next()
+
+    def _prepare(
+        self,
+        key: SandboxKey,
+        pid: int,
+        is_wanted: Callable[[], bool],
+        start: Start | None,
+        prepared: Callable[[], None],
+        *,
+        is_urgent: bool,
+    ) -> None:
+        steps = self._finder.prepare(key, pid, time.monotonic, start)
 
         def do() -> bool:
             if is_wanted() and next(steps, None) is not None:
@@ -108,8 +148,7 @@ class Looks:
 
         def end() -> None:
             self._preparing -= 1
-            if prepared is not None:
-                prepared()
+            prepared()
 
         def go_on() -> None:
             self._thread.run(do, then, failed=end, may_wait=not is_urgent, is_urgent=is_urgent)

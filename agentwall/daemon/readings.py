@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -112,9 +112,14 @@ class Readings:
                 sandbox.processes.pop(pid, None)
         return list(found.items())
 
-    def gone(self) -> list[tuple[SandboxKey, list[int]]]:
-        """Forget processes that are not there any more, whoever missed their end."""
-        return self.ended([pid for pid in self.pids if not os.path.exists(f"/proc/{pid}")])
+    def gone(self, there: Set[int]) -> list[tuple[SandboxKey, list[int]]]:
+        """Forget processes that are not there any more, whoever missed their end.
+
+        Args:
+            there: Processes that there were a moment ago: those need not be looked for.
+        """
+        absent = self.pids.keys() - there
+        return self.ended(pid for pid in absent if not os.path.exists(f"/proc/{pid}"))
 
     def forget(self, key: SandboxKey) -> None:
         """Forget a sandbox and its processes."""

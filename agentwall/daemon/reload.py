@@ -94,9 +94,14 @@ class EditionReader:
         """Give up a reading that takes too long."""
         if self._process is None or now_s < self._deadline_s:
             return None
-        self._process.kill()
-        self._finish()
+        self.close()
         return _failed(f"reading took longer than {TIMEOUT_S:g} s")
+
+    def close(self) -> None:
+        """Give up a reading that is under way; nobody is to hear of it any more."""
+        if self._process is not None:
+            self._process.kill()
+            self._finish()
 
     def wait(self) -> Edition | Rejected:
         """Read now, and wait for it."""

@@ -95,6 +95,7 @@ class Service:
 
     def _start(self, edition: Edition) -> None:
         self._listen_to_signals()
+        self._stack.callback(self._reader.close)
         self._parts = parts = build(edition, self._stack)
         self._say("started", parts.report)
         worker = Worker()
@@ -189,7 +190,9 @@ class Service:
         self._poller.modify(wall, 0 if rest_s else select.POLLIN)
         rest_s = rest_s or (0.0 if parts.pump.is_holding else _TICK_S)
         wait_s = min(rest_s, max(0.0, self._next_tick_s - time.monotonic()))
-        for fd, events in self._poller.poll(wait_s * 1000 + 1):
+        found = self._poller.poll(wait_s * 1000 + 1)
+        self._inside.give_way(True)
+        for fd, events in found:
             if fd == wall:
                 parts.pump.drain()
             elif fd in self._handlers:
@@ -204,6 +207,7 @@ class Service:
             self._next_tick_s = now_s + _TICK_S
             self._tick(now_s)
         parts.outlets.flush()
+        self._inside.give_way(False)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         # What one source does wrong must not keep the others from being served.

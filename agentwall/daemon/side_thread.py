@@ -21,18 +21,34 @@ from agentwall.errors import AgentwallError
 
 logger = logging.getLogger(__name__)
 
+GIVES_WAY_S = 0.02
+"""How long one piece of work that nobody waits for is put off while the loop has something to do.
+Until then it is begun when the loop has nothing to do, be that for a moment."""
+MOST_PUT_OFF = 64
+"""Pieces of work, not counting what may wait: where there are more, none is put off."""
+_MOMENT_S = 0.0005
+"""Between two looks at whether it has."""
+
 T = TypeVar("T")
 _Work = Callable[[], Callable[[], None]]
 
 
 class SideThread:
-    """One thread, which does one thing after the other."""
+    """One thread, which does one thing after the other.
+
+    Two threads that compute take the interpreter from each other, and each call of the kernel has
+    the loop wait for it anew. So what nobody waits for is begun while the loop waits itself.
+    """
 
     def __init__(self, name: str) -> None:
         # Each entry stands for one piece of work in either queue.
         self._asked: SimpleQueue[None] = SimpleQueue()
-        self._now: deque[_Work] = deque()
-        self._later: deque[_Work] = deque()
+        self._now: deque[tuple[_Work, bool]] = deque()
+        self._later: deque[tuple[_Work, bool]] = deque()
+        self.is_loop_busy = False
+        """Whether the loop has something to do: for the loop to say."""
+        # Of work that somebody waits for: how much was asked for, and how much was begun.
+        self._awaited = self._begun = 0
         self._done: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wake, self._awaken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._begun_s: float | None = None
@@ -63,6 +79,7 @@ class SideThread:
         failed: Callable[[], None] | None = None,
         may_wait: bool = False,
         is_urgent: bool = False,
+        is_awaited: bool = False,
     ) -> None:
         """Have *work* done, and *then* called with what it returned, in the caller's own thread.
 
@@ -72,7 +89,10 @@ class SideThread:
             failed: Called instead of *then* when there is an error.
             may_wait: Whatever else there is comes before.
             is_urgent: It comes before whatever else there is.
+            is_awaited: Somebody waits for it, as always for what is urgent: nothing gives way to
+                the loop until it is begun.
         """
+        is_awaited |= is_urgent
 
         def do() -> Callable[[], None]:
             try:
@@ -83,24 +103,40 @@ class SideThread:
                 return lambda problem=err: _raise(problem)  # type: ignore[misc]
             return (lambda: then(found)) if then is not None else _nothing
 
+        self._awaited += is_awaited
         if is_urgent:
-            self._now.appendleft(do)
+            self._now.appendleft((do, is_awaited))
         else:
-            (self._later if may_wait else self._now).append(do)
+            (self._later if may_wait else self._now).append((do, is_awaited))
         self._asked.put(None)
 
     def _work(self) -> None:
         while True:
             self._asked.get()
+            if self.is_loop_busy:
+                self._give_way()
             if self._is_closed:
                 return
+            work, is_awaited = (self._now or self._later).popleft()
+            self._begun += is_awaited
             self._begun_s = time.monotonic()
-            finish = (self._now or self._later).popleft()()
+            finish = work()
             self._begun_s = None
             if self._is_closed:
                 return
             self._done.put(finish)
             self._signal()
+
+    def _give_way(self) -> None:
+        """Wait until the loop has nothing to do, or there is something to do at once."""
+        until_s = time.monotonic() + GIVES_WAY_S
+        while self._may_wait() and time.monotonic() < until_s:
+            time.sleep(_MOMENT_S)
+
+    def _may_wait(self) -> bool:
+        is_awaited = self._awaited != self._begun
+        is_late = is_awaited or len(self._now) > MOST_PUT_OFF or self._is_closed
+        return self.is_loop_busy and not is_late
 
     def step(self) -> None:
         """Go on with what was done."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Set
 from dataclasses import replace
 from functools import partial
 
@@ -118,13 +118,16 @@ class Speakers:
         if self._looks is not None:
             self._looks.release(key)
 
-    def see(self, *, mapped: Collection[int], ended: Iterable[int]) -> None:
+    def see(self, *, mapped: Collection[int], ended: Collection[int]) -> None:
         """Take which processes have mapped a library, and which have ended."""
+        if not (mapped or ended):
+            return
         for pid in mapped:
             key = self._sandbox_of(pid)
             # Of a sandbox that is not admitted yet the processes are looked at when it is.
             if key is not None and key in self._sandboxes:
-                self._see(key, pid)
+                # It is about to use it, and nothing may have been probed that it uses.
+                self._see(key, pid, is_awaited=True)
         self._drop(self.readings.ended(ended))
 
     def look_again(self, users: Iterable[Hashable]) -> None:
@@ -140,16 +143,16 @@ class Speakers:
             if pid and self.readings.pids.get(pid) == key and key in self._sandboxes:
                 self._looks.look_once(key, pid, self._noted)
 
-    def see_who_is_gone(self) -> None:
-        """Forget processes whose end nobody told."""
-        self._drop(self.readings.gone())
+    def see_who_is_gone(self, there: Set[int]) -> None:
+        """Forget processes whose end nobody told; *there*: those that there were a moment ago."""
+        self._drop(self.readings.gone(there))
 
-    def _see(self, key: SandboxKey, pid: int) -> None:
+    def _see(self, key: SandboxKey, pid: int, *, is_awaited: bool = False) -> None:
         is_first = not self._sandboxes[key]
         if is_first:
             self._sandboxes[key] = pid
         if self._looks is not None:
-            self._looks.look_once(key, pid, self._noted)
+            self._looks.look_once(key, pid, self._noted, is_awaited=is_awaited)
             if is_first:
                 self._looks.prepare(key, pid, lambda: key in self._sandboxes)
         elif self._early is not None:
@@ -209,4 +212,5 @@ class Speakers:
             if number is not None:
                 self.waiting.tell(number, reading)
 
-        looks.look(hello.attempt.sandbox, hello.attempt.task.pid, found)
+        key, pid = hello.attempt.sandbox, hello.attempt.task.pid
+        looks.look(key, pid, found, is_awaited=number is not None)

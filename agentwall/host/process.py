@@ -23,6 +23,14 @@ _MAX_STATUS_BYTES = 4096
 _MAX_CGROUP_BYTES = 65536
 
 
+def living() -> set[int]:
+    """Return the ids of all processes there are: much faster than asking for each.
+
+    Who lived before the call and is not among them has ended.
+    """
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+
+
 class ProcessReader:
     """Reads processes of the cgroup *path* and those below it; none of them can make it wait."""
 

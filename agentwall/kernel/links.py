@@ -18,6 +18,7 @@ from agentwall.kernel.libbpf import AttachType, check
 _QUERY_EFFECTIVE = 1
 _MAX_PROGRAMS = 64
 """BPF_CGROUP_MAX_PROGS: the kernel's limit for one cgroup and attach type."""
+_Programs = ctypes.c_uint32 * _MAX_PROGRAMS
 
 
 class _LinkInfo(ctypes.Structure):
@@ -166,14 +167,12 @@ def effective_programs(cgroup_fd: int, attach_type: AttachType) -> list[int]:
     Raises:
         KernelError: The kernel does not know the attach type, or refuses.
     """
-    ids = (ctypes.c_uint32 * _MAX_PROGRAMS)()
-    count, flags = ctypes.c_uint32(_MAX_PROGRAMS), ctypes.c_uint32()
+    ids, count = _Programs(), ctypes.c_uint32(_MAX_PROGRAMS)
     query = libbpf.library().bpf_prog_query
-    done = query(
-        cgroup_fd, attach_type, _QUERY_EFFECTIVE, ctypes.byref(flags), ids, ctypes.byref(count)
-    )
-    check(done, f"query {attach_type.name.lower()}")
-    return list(ids[: count.value])
+    done = query(cgroup_fd, attach_type, _QUERY_EFFECTIVE, None, ids, ctypes.byref(count))
+    if done < 0:
+        raise libbpf.error(-done, f"query {attach_type.name.lower()}")
+    return ids[: count.value]
 
 
 def program_id(fd: int) -> int:

@@ -13,6 +13,7 @@ import errno
 import os
 import struct
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -29,6 +30,8 @@ from agentwall.kernel.objects import Program
 PROGRAM = "aw_plain"
 NEXT = "aw_plain_next"
 COUNTERS = "aw_plain_counters"
+READS = "aw_plain_reads"
+"""A map that the probes alone use, of a type that is there wherever the program is taken."""
 _FIRST = bytes(4)
 _POSSIBLE = Path("/sys/devices/system/cpu/possible")
 _CONNECTION = struct.Struct("=QQI4x")
@@ -117,6 +120,9 @@ class Plain:
         self._order = maps["aw_plain_order"]
         self._sandboxes = maps["aw_slots"]
         self._program = program
+        # When all was looked through last: how many calls there had been, and whose they were.
+        self._called: tuple[int, int, int] | None = None
+        self._callers = array("I")
 
     @classmethod
     def of(cls, maps: dict[str, BpfMap], programs: Iterable[Program]) -> Self:
@@ -152,50 +158,55 @@ class Plain:
         names = [field.name for field in fields(PlainCounts)]
         return PlainCounts(**{name: sum(getattr(one, name) for one in each) for name in names})
 
-    def sweep(self, lives: Callable[[int], bool]) -> int:
+    def sweep(self, living: Callable[[], set[int]]) -> int:
         """Forget connections of processes that have ended; return how many.
 
         To be called every few seconds: a sandbox is given so many at a time, and this counts them.
+        Where nobody has called since the last time, and nobody has ended, there is little to do.
 
         Args:
-            lives: Whether there is a process with that id in the initial PID namespace.
+            living: Returns which processes there are, by their ids in the initial PID namespace.
 
         Raises:
             KernelError: The kernel refuses.
         """
-        known: dict[int, bool] = {}
-
-        def is_over(process: int) -> bool:
-            if process not in known:
-                known[process] = lives(process)
-            return not known[process]
-
-        over, held = [], Counter[int]()
-        for key in self._connections.keys():  # noqa: SIM118 - a map is no dict
-            sandbox, _, process = _CONNECTION.unpack(key)
-            if is_over(process):
-                over.append(key)
-            else:
+        counts, dead = self.counts(), self._dead.entries()
+        there = living()
+        self._forget_marks(dead, there)
+        called = counts.calls, counts.connections, counts.lost
+        if called == self._called and there.issuperset(self._callers):
+            return 0
+        keys = list(self._connections.keys())
+        # After the keys were read: who is not there then has ended.
+        there = living()
+        over, callers, held = [], array("I"), Counter[int]()
+        for key, (sandbox, _, process) in zip(
+            keys, _CONNECTION.iter_unpack(b"".join(keys)), strict=True
+        ):
+            if process in there:
+                callers.append(process)
                 held[sandbox] += 1
+            else:
+                over.append(key)
         self._connections.delete_batch(b"".join(over))
         self._count_anew(self._held, held)
-        self._forget_marks(is_over)
         self._forget_turns()
+        self._called, self._callers = called, callers
         return len(over)
 
-    def _forget_marks(self, is_over: Callable[[int], bool]) -> None:
+    def _forget_marks(self, dead: list[tuple[bytes, bytes]], there: set[int]) -> None:
         """Forget processes that were marked for a dead connection: others will have their ids.
 
         And flows that were long ago; and that a sandbox had too many marks, when it has few.
         """
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         counted, whole = Counter[int](), []
-        for key, value in self._dead.entries():
+        for key, value in dead:
             (marked,), (sandbox, since_ns) = _DEAD.unpack(key), _MARK.unpack(value)
             is_process, process = marked & _DEAD_PROCESS, marked & 0xFFFF_FFFF
             if is_process and not process:
                 whole.append((key, sandbox))
-            elif is_over(process) if is_process else now_ns - since_ns > _MARKED_NS:
+            elif process not in there if is_process else now_ns - since_ns > _MARKED_NS:
                 self._dead.delete(key)
             else:
                 counted[sandbox] += 1
@@ -225,12 +236,13 @@ class Plain:
 
     def _count_anew(self, counts: BpfMap, counted: Counter[int]) -> None:
         # What the program counts meanwhile is lost, and there the next time.
-        for key in list(counts.keys()):
+        for key, value in counts.entries():
             (sandbox,) = _HELD.unpack(key)
-            if counted[sandbox]:
-                counts.update(key, _HELD.pack(counted[sandbox]))
-            else:
+            count = _HELD.pack(counted[sandbox])
+            if not counted[sandbox]:
                 counts.delete(key)
+            elif value != count:
+                counts.update(key, count)
 
 
 def _possible_cpus() -> int:

@@ -7,6 +7,7 @@ What finds no room in the queue is counted, and a gap record says how much once 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +19,8 @@ MAX_WAITING = 8192
 GAP_WHERE = "event-queue"
 """``where`` of a gap record that stands for records that found no room."""
 _CLOSE_S = 10.0
+_IDLE_S = 1.0
+"""Between two times that the thread is woken though nothing waits."""
 
 
 class Background:
@@ -41,6 +44,7 @@ class Background:
         self._last: Record | None = None
         """The last of those that were lost and not told of."""
         self._is_writing = False
+        self._next_s = 0.0
         self._wake = threading.Event()
         self._is_ending = False
         self._told: deque[tuple[Record, str | None]] = deque()
@@ -80,8 +84,14 @@ class Background:
             yield self._told.popleft()
 
     def flush(self) -> None:
-        """Have the thread write what waits."""
-        self._wake.set()
+        """Have the thread write what waits: at once, and every second what only the sinks know of.
+
+        That is what they hold back themselves, and whether their file is still where it was.
+        """
+        now_s = time.monotonic()
+        if self._waiting or now_s >= self._next_s:
+            self._next_s = now_s + _IDLE_S
+            self._wake.set()
 
     def close(self, timeout_s: float = _CLOSE_S) -> None:
         """Have what waits written and the sinks closed; a disk that hangs is left behind."""

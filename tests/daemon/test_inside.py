@@ -24,6 +24,7 @@ from agentwall.daemon.config import TlsSettings
 from agentwall.daemon.inside_state import TlsUse
 from agentwall.errors import ProbesRefusedError
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
+from agentwall.host.process import living
 from agentwall.kernel.pins import list_pins
 from agentwall.probes import compiling
 from agentwall.probes.compiling import Compilation
@@ -188,7 +189,7 @@ def test_crowd(ground, parts, tmp_path):
         ground.go_on(lambda: done, timeout_s=60)
         thread.join()
         ground.inside.settle()
-        ground.inside._speakers.see_who_is_gone()
+        ground.inside._speakers.see_who_is_gone(living())
         ground.inside.settle()
         after = finder.attached.attached_total, len(os.listdir("/proc/self/fd"))
         users = [user for user in finder.attached.users() if user[1] not in (0, one.pid)]
@@ -285,13 +286,20 @@ def test_it_says_that_it_hangs(ground, monkeypatch):
     assert goes_on.reason is None
 
 
-@pytest.mark.parametrize("use", [TlsUse.AUTO, TlsUse.REQUIRE])
-def test_refused(ground, tmp_path, monkeypatch, use):
-    """Without an interpreter that has bcc it says why; only who requires it is refused."""
+@pytest.fixture
+def nobody_compiles(tmp_path, monkeypatch):
+    """Have no interpreter with bcc, and nothing that one compiled before."""
+    monkeypatch.setattr("agentwall.host.kept_files.SYSTEM_CACHE", tmp_path / "cache")
     monkeypatch.setattr(
-        "agentwall.daemon.inside.Compilation",
+        "agentwall.daemon.provision.Compilation",
         lambda: Compilation(interpreters=("/nowhere/python3",)),
     )
+
+
+@pytest.mark.usefixtures("nobody_compiles")
+@pytest.mark.parametrize("use", [TlsUse.AUTO, TlsUse.REQUIRE])
+def test_refused(ground, tmp_path, use):
+    """Without an interpreter that has bcc it says why; only who requires it is refused."""
     with reading_inside(ground.enclosure, tmp_path, TlsSettings(inspect=use)) as made:
         made.inside.start()
         made.inside.wait()
@@ -308,12 +316,9 @@ def test_refused(ground, tmp_path, monkeypatch, use):
     assert state.reason == "/nowhere/python3: expected an interpreter, got none"
 
 
-def test_refused_after_another(ground, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("nobody_compiles")
+def test_refused_after_another(ground, tmp_path):
     """What an earlier daemon has pinned stays where it is, and that is said."""
-    monkeypatch.setattr(
-        "agentwall.daemon.inside.Compilation",
-        lambda: Compilation(interpreters=("/nowhere/python3",)),
-    )
     former = tmp_path / "probes" / "17"
     former.mkdir(parents=True)
     with reading_inside(ground.enclosure, tmp_path, TlsSettings()) as made:

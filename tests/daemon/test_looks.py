@@ -91,6 +91,28 @@ def test_what_is_installed_is_probed_last(bench):
     assert SandboxKey(2) not in {key for key, _ in users}
 
 
+def test_sandboxes_are_prepared_one_after_another(bench, monkeypatch):
+    """All files of one, then of the next, also after one that fails or has gone meanwhile."""
+    probed: list[tuple[int, int]] = []
+
+    def prepare(key, pid, now_s, start=None):
+        for number in range(3):
+            if pid == 2:
+                raise HostError("x")
+            probed.append((pid, number))
+            yield str(number)
+
+    monkeypatch.setattr(bench.finder, "prepare", prepare)
+    for pid in (1, 2, 3, 4):
+        bench.looks.prepare(ONE, pid, lambda pid=pid: pid != 3)
+    before = bench.looks.is_preparing
+    bench.settle()
+
+    assert before
+    assert probed == [(pid, number) for pid in (1, 4) for number in range(3)]
+    assert not bench.looks.is_preparing
+
+
 def test_somebody_waits_for_what_is_installed(bench):
     """It comes before looks that were asked for earlier; who waits is told, also of what failed."""
     order: list[str] = []

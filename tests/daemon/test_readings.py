@@ -121,7 +121,8 @@ def test_ends_that_nobody_told(readings):
     readings.note(ONE, look(gone.pid))
     readings.note(OTHER, look(os.getpid()))
 
-    assert readings.gone() == [(ONE, [gone.pid])]
+    assert readings.gone({gone.pid}) == []
+    assert readings.gone(set()) == [(ONE, [gone.pid])]
     assert readings.pids == {os.getpid(): OTHER}
 
 

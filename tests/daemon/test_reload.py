@@ -191,3 +191,24 @@ def test_a_daemon_outlives_its_readings(ground, is_killed):
     said = "ended with code -9" if is_killed else "reading took longer than 4 s"
     assert said in outcomes[0]["problems"][0]
     assert "web" in names
+
+
+@pytest.mark.kernel
+def test_a_daemon_that_ends_ends_its_reading(tmp_path):
+    """A reading that nobody waits for any more is not left behind, nor has it a word to say."""
+    with daemon_ground(tmp_path) as ground:
+        ground.policy("web", "allow: []\n")
+        ground.start()
+        slow = ground.policies / "slow.yaml"
+        slow.write_text("version: 1\nname: slow\ndeny: [{cidr_file: slow.txt}]\n")
+        os.mkfifo(ground.policies / "slow.txt")
+        with ground.client() as client:
+            client.reload(wait=False)
+            wait_until(lambda: child_of(ground.process.pid), what="the reading process")
+            child = child_of(ground.process.pid)
+            client.stop()
+        ground.process.wait(30)
+
+        assert child is not None
+        assert not Path(f"/proc/{child}").exists()
+        assert "Traceback" not in ground.said()

@@ -9,8 +9,11 @@ import select
 import threading
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rig.process import wait_until
 
+from agentwall.daemon import side_thread as module
 from agentwall.daemon.side_thread import SideThread
 from agentwall.errors import HostError
 
@@ -155,3 +158,118 @@ def test_closed(thread):
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(own)
     assert os.fstat(fd)
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Work that gives way for as long as it has to."""
+    monkeypatch.setattr(module, "GIVES_WAY_S", 3600.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_it_gives_way_to_the_loop(thread):
+    """What nobody waits for is begun when the loop has nothing to do, and not before."""
+    found: list[object] = []
+    thread.is_loop_busy = True
+    for number in range(3):
+        thread.run(lambda number=number: number, found.append)
+    is_ready = bool(select.select([thread.fileno()], [], [], 0.1)[0])
+    waiting, busy_s = thread.waiting, thread.busy_s()
+    thread.is_loop_busy = False
+    settle(thread, found, 3)
+
+    assert (is_ready, waiting, busy_s) == (False, 3, 0.0)
+    assert found == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("kind", ["is_awaited", "is_urgent"])
+def test_what_somebody_waits_for_gives_way_to_nobody(thread, kind):
+    """Nor does what is to be done before it; what comes after it does again."""
+    found: list[object] = []
+    thread.is_loop_busy = True
+    thread.run(lambda: "before", found.append)
+    thread.run(lambda: "awaited", found.append, **{kind: True})
+    thread.run(lambda: "after", found.append)
+    settle(thread, found, 2 if kind == "is_awaited" else 1)
+    is_ready = bool(select.select([thread.fileno()], [], [], 0.1)[0])
+    early = list(found)
+    thread.is_loop_busy = False
+    settle(thread, found, 3)
+
+    assert early == (["before", "awaited"] if kind == "is_awaited" else ["awaited"])
+    assert not is_ready
+    assert found[-1] == "after"
+
+
+@pytest.mark.usefixtures("patient")
+def test_much_is_not_put_off(thread):
+    """Where more waits than is good, it is done whatever the loop has to do."""
+    found: list[object] = []
+    thread.is_loop_busy = True
+    for number in range(module.MOST_PUT_OFF + 10):
+        thread.run(lambda number=number: number, found.append)
+    settle(thread, found, 10)
+    is_ready = bool(select.select([thread.fileno()], [], [], 0.1)[0])
+
+    assert found == list(range(10))
+    assert not is_ready
+    assert thread.waiting == module.MOST_PUT_OFF
+
+
+def test_it_gets_on_though_the_loop_never_rests(thread):
+    """It gives way for a moment each time, not for ever."""
+    found: list[object] = []
+    thread.is_loop_busy = True
+    for number in range(5):
+        thread.run(lambda number=number: number, found.append, may_wait=number % 2 == 0)
+    settle(thread, found, 5)
+
+    assert sorted(found) == list(range(5))
+
+
+@pytest.mark.usefixtures("patient")
+def test_closed_while_it_gives_way():
+    """It ends at once, and does not begin what it was asked for."""
+    made = SideThread("test")
+    found: list[object] = []
+    made.is_loop_busy = True
+    made.run(lambda: found.append("begun"))
+
+    assert made.close(10)
+    assert found == []
+
+
+_KINDS = ({}, {"may_wait": True}, {"is_awaited": True}, {"is_urgent": True})
+
+
+@given(st.lists(st.sampled_from(["busy", "idle", "step", *range(len(_KINDS))]), max_size=60))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_nothing_is_left_or_done_twice(monkeypatch, acts):
+    """Whatever the loop does meanwhile: of each kind in its order, but for what is urgent."""
+    monkeypatch.setattr(module, "GIVES_WAY_S", 0.001)
+    made = SideThread("test")
+    found: list[tuple[int, int]] = []
+    asked: list[tuple[int, int]] = []
+    try:
+        for act in acts:
+            match act:
+                case "busy" | "idle":
+                    made.is_loop_busy = act == "busy"
+                case "step":
+                    made.step()
+                case kind:
+                    work = (kind, len(asked))
+                    asked.append(work)
+                    made.run(lambda work=work: work, found.append, **_KINDS[kind])
+        settle(made, found, len(asked))
+    finally:
+        has_ended = made.close(10)
+
+    assert has_ended
+    assert sorted(found) == sorted(asked)
+    for kinds in ((0, 2), (1,)):
+        mine = [work for work in found if work[0] in kinds]
+        assert mine == [work for work in asked if work[0] in kinds]

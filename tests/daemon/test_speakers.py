@@ -18,6 +18,7 @@ from agentwall.daemon import speakers as module
 from agentwall.daemon.speakers import WAIT_S, Speakers
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
+from agentwall.host.process import living
 from agentwall.probes.finding import Look
 
 ONE, OTHER = SandboxKey(1), SandboxKey(2)
@@ -133,7 +134,7 @@ def test_short_lived(stage):
         stage.hello(child.pid)
         stage.hello(child.pid, OPENSSL)
     stage.bench.settle()
-    stage.speakers.see_who_is_gone()
+    stage.speakers.see_who_is_gone(living())
     stage.bench.settle()
 
     assert sorted(stage.told) == sorted(
@@ -256,7 +257,7 @@ def test_sandbox_that_ends(stage, speaker):
     stage.hello(speaker)
     stage.speakers.release(ONE)
     stage.bench.settle()
-    stage.speakers.see_who_is_gone()
+    stage.speakers.see_who_is_gone(living())
     stage.bench.settle()
 
     assert len(stage.told) == 1

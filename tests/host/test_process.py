@@ -12,7 +12,7 @@ from rig.process import wait_until
 from agentwall.flow.record import ProcessSource, Task
 from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import path_of
-from agentwall.host.process import ProcessReader
+from agentwall.host.process import ProcessReader, living
 
 
 @pytest.fixture
@@ -97,3 +97,15 @@ def test_long_arguments(argv):
         started.kill()
 
     assert sum(map(len, found.argv)) <= 4096
+
+
+def test_who_lives():
+    """Every process there is, until it has ended and its end was taken note of."""
+    with subprocess.Popen(["sleep", "60"]) as ended:
+        during = living()
+        ended.kill()
+    after = living()
+
+    assert {1, os.getpid(), ended.pid} <= during
+    assert os.getpid() in after
+    assert ended.pid not in after

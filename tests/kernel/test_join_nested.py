@@ -140,7 +140,7 @@ def test_call_of_an_ended_thread(bench):
             calls.update(task, bytes(call))
             connections.update(bytes(place), known)
         talker.ask("send", number, talker.octets("take", number))
-        bench.enclosure.wall.plain.sweep(lambda pid: pid == talker.pid)
+        bench.enclosure.wall.plain.sweep(lambda: {talker.pid})
         (hello,) = bench.hellos(key)
 
     assert hello.attempt.task.pid == talker.pid

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +16,7 @@ from rig.process import wait_until
 from rig.spoken import HELLO, POLICY, Ground, ground, record
 
 from agentwall.flow.verdict import Direction
+from agentwall.host.process import living
 from agentwall.kernel import plain
 from agentwall.probes import compiling
 
@@ -54,11 +55,6 @@ def bench(tmp_path_factory) -> Iterator[Ground]:
         yield made
 
 
-def lives(pid: int) -> bool:
-    """Say whether there is such a process."""
-    return os.path.exists(f"/proc/{pid}")
-
-
 def known(bench: Ground) -> int:
     """Return how many connections are known."""
     return len(list(bench.enclosure.wall.maps()["aw_plain_connections"].keys()))
@@ -77,7 +73,7 @@ def test_one_sandbox_leaves_room_for_others(bench):
         assert after.lost - before.lost == 100
         assert bench.matches(key) == []
         assert len(bench.matches(other_key)) == 1
-    bench.enclosure.wall.plain.sweep(lives)
+    bench.enclosure.wall.plain.sweep(living)
 
 
 def test_freed_connections_make_room(bench):
@@ -95,7 +91,7 @@ def test_freed_connections_make_room(bench):
         assert there - left == len(numbers)
         assert bench.counts().lost == lost + 1
         assert bench.matches(key) == []
-    bench.enclosure.wall.plain.sweep(lives)
+    bench.enclosure.wall.plain.sweep(living)
 
 
 def test_sweep(bench):
@@ -105,11 +101,11 @@ def test_sweep(bench):
             number = lasting.opened()
             talker.ask("claim", MOST)
             # The process is there; nothing of it is forgotten.
-            assert bench.enclosure.wall.plain.sweep(lives) == 0
+            assert bench.enclosure.wall.plain.sweep(living) == 0
             pid = talker.pid
         with bench.talker(cgroup) as talker:
-            wait_until(lambda: not lives(pid), what="the end of the process")
-            forgotten = bench.enclosure.wall.plain.sweep(lives)
+            wait_until(lambda: pid not in living(), what="the end of the process")
+            forgotten = bench.enclosure.wall.plain.sweep(living)
             before = bench.counts().lost
             talker.ask("say", talker.opened(), SUBSCRIBE)
 
@@ -117,10 +113,35 @@ def test_sweep(bench):
             assert bench.counts().lost == before
             assert len(bench.matches(key)) == 1
             assert number == 0
-    bench.enclosure.wall.plain.sweep(lives)
+    bench.enclosure.wall.plain.sweep(living)
 
     assert known(bench) == 0
     assert list(bench.enclosure.wall.maps()["aw_plain_held"].keys()) == []
+
+
+def test_sweep_at_rest(bench):
+    """Where nobody has called and nobody has ended, nothing is counted anew; then it is."""
+    wall = bench.enclosure.wall
+    held = wall.maps()["aw_plain_held"]
+    with bench.sandbox() as (key, talker), bench.sandbox() as (other_key, other):
+        number = talker.opened()
+        other.opened()
+        mine, others = (struct.pack("=Q", each) for each in (key, other_key))
+        wall.plain.sweep(living)
+        wrong = struct.pack("=q", 99)
+        held.update(mine, wrong)
+        wall.plain.sweep(living)
+        at_rest = held.lookup(mine)
+        talker.ask("say", number, LINE)
+        wall.plain.sweep(living)
+        called = held.lookup(mine)
+        held.update(mine, wrong)
+        wall.plain.sweep(lambda: living() - {other.pid})
+
+        assert at_rest == wrong
+        assert called == held.lookup(mine) == struct.pack("=q", 1)
+        assert held.lookup(others) is None
+    wall.plain.sweep(living)
 
 
 def test_process_id_of_another_sandbox(bench):

@@ -16,6 +16,7 @@ from rig.lab import PERMITTED
 from rig.process import wait_until
 from rig.spoken import Ground, Talker, ground, record
 
+from agentwall.host.process import living
 from agentwall.kernel import plain
 from agentwall.kernel.abi_plain import PlainCall
 from agentwall.probes import compiling
@@ -133,9 +134,9 @@ def test_end_of_a_sandbox(bench):
         lasting.opened()
         with bench.sandbox() as (key, talker):
             talker.ask("crowd", MANY)
-            wall.plain.sweep(lambda _: True)
+            wall.plain.sweep(living)
             there = len(threads_of(bench, key))
-        wall.plain.sweep(lambda _: True)
+        wall.plain.sweep(living)
         left = [wall.maps()[name].entries() for name in ("aw_plain_turns", "aw_plain_order")]
 
         assert there == MOST
@@ -163,9 +164,9 @@ def test_marks_without_end(bench):
             each.ask("say", number, SUBSCRIBE)
             each.ask("send", number, each.octets("take", number), thread=1)
         found, said = marked_processes(bench), bench.said()
-        wall.plain.sweep(lambda _: True)
+        wall.plain.sweep(living)
         left = marked_processes(bench)
-        wall.plain.sweep(lambda _: False)
+        wall.plain.sweep(set)
 
         assert found == {PROCESS | greedy_key << 32, PROCESS | key << 32 | talker.pid}
         assert said == b""

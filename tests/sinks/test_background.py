@@ -7,11 +7,13 @@ import os
 import re
 import time
 
+from rig.process import wait_until
 from rig.records import flow
 
 from agentwall.engine.severity import severity_of
 from agentwall.flow.record import GapRecord
 from agentwall.flow.severity import Severity
+from agentwall.sinks import background as module
 from agentwall.sinks.background import GAP_WHERE, Background
 from agentwall.sinks.event_json import LoggedEvent
 from agentwall.sinks.eventlog import read_log
@@ -116,3 +118,36 @@ def test_what_the_log_tells_comes_back(tmp_path):
 
     assert list(background.told()) == [(flow(), "d1-1"), (flow(errno=2), "d1-2")]
     assert list(background.told()) == []
+
+
+def test_at_rest(monkeypatch):
+    """Where nothing waits, flushing often wakes nobody; but now and then the sinks are asked."""
+    flushed = []
+
+    class Counting:
+        def write(self, record):
+            flushed.append("write")
+
+        def flush(self):
+            flushed.append("flush")
+
+        def close(self):
+            pass
+
+    background = Background(Counting())
+    background.flush()
+    wait_until(lambda: flushed == ["flush"], what="the first look")
+    for _ in range(1000):
+        background.flush()
+    monkeypatch.setattr(module, "_IDLE_S", 0.0)
+    background.write(flow())
+    background.flush()
+    wait_until(lambda: flushed[-2:] == ["write", "flush"], what="what waits")
+    at_rest = flushed.index("write")
+    background.flush()
+    wait_until(lambda: len(flushed) > at_rest + 2, what="another look")
+    background.close()
+
+    # A second may have passed.
+    assert at_rest < 10
+    assert flushed.count("write") == 1
