@@ -121,15 +121,18 @@ class RuntimesDocument(Map):
     )
     containerd: SocketPath = Field(
         default="",
-        description="Of containerd (CRI).",
+        description="Of containerd. It is not asked: the bundles beside it are read.",
         examples=["/run/containerd/containerd.sock"],
     )
     cri_o: SocketPath = Field(
-        default="", alias="cri-o", description="Of CRI-O (CRI).", examples=["/run/crio/crio.sock"]
+        default="",
+        alias="cri-o",
+        description="Of CRI-O. It is not asked: the bundles in its storage are read.",
+        examples=["/run/crio/crio.sock"],
     )
     kubernetes: SocketPath = Field(
         default="",
-        description="The CRI socket for pods whose paths do not tell their runtime.",
+        description="Of a containerd that makes pods, if another: the bundles beside it are read.",
         examples=["/run/containerd/containerd.sock"],
     )
 

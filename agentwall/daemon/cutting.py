@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 
 from agentwall.daemon.clock import boot_ns
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 LINGER_S = 3.0
 """How long the wall stands on after the command, for the sake of what it has sent last."""
 _POLL_S = 0.02
+_REMEMBERED = 256
+"""Of the sockets that were ended, the last: a flow may be cut for two reasons at once."""
 ELSEWHERE = "its socket is in another network namespace than agentwall and its process"
 
 
@@ -34,6 +37,7 @@ class FlowCutter:
     def __init__(self) -> None:
         self._monitor: SockDiag | None = None
         self._said: set[str] = set()
+        self._ended: deque[int] = deque(maxlen=_REMEMBERED)
 
     def carry_out(self, command: KillFlow) -> FlowLeftHanging | None:
         """:meth:`cut`, and return what the engine is to be told; None: nothing."""
@@ -59,12 +63,14 @@ class FlowCutter:
         try:
             if self._monitor is None:
                 self._monitor = SockDiag()
-            if _destroy(self._monitor, command):
+            if self._destroy(self._monitor, command):
                 return None
             if netns_id(command.pid) in (None, netns_id("self")):
                 return None
             with contextlib.closing(SockDiag(command.pid)) as elsewhere:
-                return None if _destroy(elsewhere, command) else ELSEWHERE
+                if self._destroy(elsewhere, command) or command.cookie in self._ended:
+                    return None
+                return ELSEWHERE
         except HostError as err:
             return self._once(str(err))
 
@@ -80,9 +86,12 @@ class FlowCutter:
         self._said.add(why)
         return why
 
-
-def _destroy(monitor: SockDiag, command: KillFlow) -> bool:
-    return monitor.destroy(command.protocol, command.local, command.remote, command.cookie)
+    def _destroy(self, monitor: SockDiag, command: KillFlow) -> bool:
+        where = (command.protocol, command.local, command.remote, command.cookie)
+        has_ended = monitor.destroy(*where)
+        if has_ended:
+            self._ended.append(command.cookie)
+        return has_ended
 
 
 @contextlib.contextmanager

@@ -33,6 +33,9 @@ class Runtime(enum.Enum):
     """A cgroup directly below an owned scope that no pattern knows."""
 
 
+_OPEN = frozenset((Runtime.OTHER, Runtime.DOCKER))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a sandbox comes from. What a tenant may have chosen (name, labels, image) only chooses
@@ -58,11 +61,16 @@ class Origin:
     """OCI labels and annotations, as the runtime tells them."""
 
     def enriched(self, told: Origin | None) -> Origin:
-        """Return this with what is *told* beside it; what the path says is not told otherwise."""
+        """Return this with what is *told* beside it; what the path says is not told otherwise.
+
+        The runtime is, where the path leaves it open: a bare id is what several make.
+        """
         if told is None:
             return self
+        is_open = self.runtime in _OPEN and told.runtime is not Runtime.OTHER
         return replace(
             self,
+            runtime=told.runtime if is_open else self.runtime,
             container=self.container or told.container,
             name=told.name or self.name,
             image=told.image or self.image,

@@ -29,6 +29,11 @@ _MAX_VALUE = 4096
 _MAX_TOTAL = 16_384
 """Characters of all labels of one container: a daemon keeps a thousand."""
 
+CONTAINERD_TASKS = "io.containerd.runtime.v2.task"
+"""In containerd's state directory: a directory for each of its namespaces, with the bundles."""
+_NAMESPACES = {"moby": Runtime.DOCKER, "k8s.io": Runtime.KUBERNETES}
+"""Of containerd, those whose containers somebody else makes through it."""
+
 _CONTAINERD = "io.kubernetes.cri."
 _CRI_O = "io.kubernetes.cri-o."
 
@@ -42,6 +47,8 @@ class Told:
     pod: str | None = None
     """The pod's name."""
     namespace: str | None = None
+    runtime: Runtime | None = None
+    """Whose it is; None where the path of its cgroup tells."""
     labels: Mapping[str, str] = field(default_factory=dict)
     dropped: int = 0
     """Labels that were left out."""
@@ -54,6 +61,7 @@ class Told:
         """Return *origin* with everything that was told."""
         return replace(
             origin,
+            runtime=self.runtime or origin.runtime,
             name=self.name or origin.name,
             image=self.image or origin.image,
             pod=self.pod or origin.pod,
@@ -67,8 +75,8 @@ class Places:
     """Where runtimes keep their files."""
 
     containerd: tuple[Path, ...] = (
-        Path("/run/containerd/io.containerd.runtime.v2.task"),
-        Path("/run/k3s/containerd/io.containerd.runtime.v2.task"),
+        Path("/run/containerd") / CONTAINERD_TASKS,
+        Path("/run/k3s/containerd") / CONTAINERD_TASKS,
     )
     storage: tuple[Path, ...] = (
         Path("/run/containers/storage"),
@@ -76,6 +84,17 @@ class Places:
         Path("/var/lib/containers/storage"),
     )
     """Of podman and CRI-O."""
+
+
+def runtime_of(bundle: Path) -> Runtime | None:
+    """Return whose a bundle is by its place, below containerd's state; None: it is elsewhere."""
+    if bundle.parent.parent.name != CONTAINERD_TASKS:
+        return None
+    return _owner(bundle.parent.name)
+
+
+def _owner(namespace: str) -> Runtime:
+    return _NAMESPACES.get(namespace, Runtime.CONTAINERD)
 
 
 def read_bundle(origin: Origin, places: Places) -> Told | str:
@@ -93,7 +112,8 @@ def read_bundle(origin: Origin, places: Places) -> Told | str:
             told = _read_config(document, in_pod=origin.pod is not None)
             if origin.runtime is Runtime.PODMAN:
                 return _with_podmans_list(told, bundle.parent.parent, container)
-            return told
+            is_open = origin.runtime is Runtime.DOCKER
+            return replace(told, runtime=_owner(bundle.parent.name)) if is_open else told
         else:
             problems.append(f"{bundle}: expected an object")
     return problems[-1] if problems else f"container {container[:12]}: no bundle on this host"
@@ -105,9 +125,11 @@ def _bundles(origin: Origin, places: Places) -> Iterator[Path]:
         for root in places.containerd:
             # One directory for each of containerd's namespaces: k8s.io, default, moby.
             for directory in _listed(root):
-                if (directory / container).is_dir():
+                # Of its own Docker itself tells, if not yet; any bare id is taken for Docker's.
+                is_dockers = origin.runtime is Runtime.DOCKER and directory.name == "moby"
+                if not is_dockers and (directory / container).is_dir():
                     yield directory / container
-    if origin.runtime is not Runtime.CONTAINERD:
+    if origin.runtime not in (Runtime.CONTAINERD, Runtime.DOCKER):
         for root in places.storage:
             for kind in ("overlay", "vfs", "btrfs", "zfs"):
                 bundle = root / f"{kind}-containers" / container / "userdata"

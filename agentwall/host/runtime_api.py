@@ -15,10 +15,12 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.host.cgroup import path_of
 from agentwall.host.oci_bundle import (
+    CONTAINERD_TASKS,
     POD_HOLDER,
     Places,
     Told,
@@ -44,21 +46,27 @@ _ASKED = {
     Runtime.PODMAN: Runtime.PODMAN,
 }
 _HAS_FILES = frozenset(
-    (Runtime.PODMAN, Runtime.CONTAINERD, Runtime.CRI_O, Runtime.KUBERNETES, Runtime.KATA)
+    (
+        *(Runtime.PODMAN, Runtime.CONTAINERD, Runtime.CRI_O, Runtime.KUBERNETES, Runtime.KATA),
+        Runtime.DOCKER,
+    )
 )
+"""Docker for what containerd makes without it: a bare id is what nerdctl names a cgroup, too."""
+_WITH_CONTAINERD = (Runtime.CONTAINERD, Runtime.KUBERNETES)
 
 
 class RuntimeDirectory:
     """Knows whom to ask about a container.
 
     Args:
-        runtimes: Sockets by runtime, in place of :data:`SOCKETS`.
-        places: Where runtimes keep their files.
+        runtimes: Sockets by runtime, in place of :data:`SOCKETS`. Beside that of containerd, which
+            is in its state directory, its bundles are.
+        places: Where runtimes keep their files, whatever *runtimes* says.
     """
 
     def __init__(self, runtimes: Mapping[Runtime, str], places: Places | None = None) -> None:
         self._sockets = {**SOCKETS, **runtimes}
-        self._places = places or Places()
+        self._places = places or _places_by(runtimes)
         self.dropped = 0
         """Labels that were left out of answers so far, for their size or number."""
 
@@ -95,8 +103,17 @@ class RuntimeDirectory:
             problem = f"{asked.value}: {told}"
         if origin.runtime in _HAS_FILES:
             read = read_bundle(origin, self._places)
-            return f"{problem}; {read}" if problem and isinstance(read, str) else read
+            if problem is None or not isinstance(read, str):
+                return read
+            if origin.runtime is not Runtime.DOCKER:  # of whose own no file would tell
+                problem = f"{problem}; {read}"
         return problem
+
+
+def _places_by(runtimes: Mapping[Runtime, str]) -> Places:
+    sockets = [runtimes[each] for each in _WITH_CONTAINERD if each in runtimes]
+    named = (Path(socket).parent / CONTAINERD_TASKS for socket in sockets)
+    return Places(containerd=tuple(dict.fromkeys((*named, *Places().containerd))))
 
 
 def ask_engine(path: str, container: str) -> Told | str:

@@ -62,6 +62,12 @@ class Town:
         found = self.daemon.events(kind)
         return [each for each in found if (each["remote"] or {}).get("address") == address]
 
+    def session_of(self, who: str) -> dict[str, object]:
+        """Return the one TLS session of a client; if not read, it is told of a little later."""
+        wait_until(lambda: self.told("tls", who), what=f"a session of {who}")
+        [session] = self.told("tls", who)
+        return session
+
     def status(self) -> dict[str, object]:
         """Return what the daemon says of reading inside TLS."""
         with self.daemon.client() as asked:
@@ -166,7 +172,7 @@ def test_miner_in_a_container(town, mined, name):
     """A client over the container's own library is found and cut off before a line is out."""
     code = code_of(mined, name)
     (found,) = [each for each in town.told("detection", name) if each["class"] == "mining"]
-    (session,) = town.told("tls", name)
+    session = town.session_of(name)
 
     assert code != 0
     assert (found["verdict"], found["evidence"]["inside"]) == ("deny", "tls")
@@ -182,7 +188,7 @@ def test_unread_in_a_container(town, mined, name):
     code = code_of(mined, name)
 
     assert code == 0
-    assert [each["reading"]["unread"] for each in town.told("tls", name)] == [UNREAD[name]]
+    assert town.session_of(name)["reading"]["unread"] == UNREAD[name]
     assert town.told("detection", name) == []
 
 

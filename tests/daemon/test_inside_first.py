@@ -45,13 +45,15 @@ class Stand:
     pool: TlsService
     directory: Path
 
-    def mine(self, address: str, image: str, *options: str) -> None:
-        """Run a container whose first process mines at once."""
+    def mine(self, address: str, image: str, *options: str) -> str:
+        """Run a container whose first process mines at once; return how it ended."""
         words = first.speak_words(client("c-plain").argv(address, self.pool.port), first.SPEAK)
         where = ["--cgroup-parent", spelled(self.daemon.scope)]
         where += ["--network", f"ns:{self.lab.near.path}"]
         run = ("run", "--rm", *where, *self.engine.run_options, *options, image, *words)
-        subprocess.run(self.engine.command(*run), capture_output=True, check=False, timeout=60)
+        command = self.engine.command(*run)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return f"code {done.returncode}: {done.stdout}{done.stderr}"
 
     def told(self, kind: str, address: str) -> list[dict[str, object]]:
         """Return the events of a kind about who called *address*."""
@@ -60,6 +62,12 @@ class Stand:
             for each in self.daemon.events(kind)
             if (each["remote"] or {}).get("address") == address
         ]
+
+    def session_to(self, address: str) -> dict[str, object]:
+        """Return the one TLS session there; one that was not read is told of a little later."""
+        wait_until(lambda: self.told("tls", address), what=f"a session to {address}")
+        [session] = self.told("tls", address)
+        return session
 
     def text(self, address: str) -> bytes:
         """Return what the pool got there."""
@@ -112,10 +120,12 @@ def reads(daemon: Daemon) -> bool:
 def test_first_process_of_an_image(stand, address, place, options):
     """The hook waits until the image's own library is probed: the first word is not out."""
     image = first.import_image(stand.engine, stand.directory, place)
-    stand.mine(address, image, *options)
-    [session] = stand.told("tls", address)
-    [found] = [each for each in stand.told("detection", address) if each["class"] == "mining"]
+    ended = stand.mine(address, image, *options)
+    session = stand.session_to(address)
+    mining = [each for each in stand.told("detection", address) if each["class"] == "mining"]
 
+    assert len(mining) == 1, ended
+    [found] = mining
     assert (session["read"], session["reading"]["unread"]) == (True, None)
     assert (found["verdict"], found["evidence"]["inside"]) == ("deny", "tls")
     assert stand.text(address) == b""
@@ -135,7 +145,7 @@ def test_library_where_nothing_says(stand):
     subprocess.run(
         stand.engine.command(*run, *by_itself), capture_output=True, check=False, timeout=60
     )
-    [session] = stand.told("tls", address)
+    session = stand.session_to(address)
 
     assert session["read"] or session["reading"]["unread"] in UNREAD
     assert session["read"] == bool(stand.told("detection", address))

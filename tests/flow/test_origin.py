@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentwall.flow.origin import Origin, Runtime
 
 
@@ -22,3 +24,20 @@ def test_what_is_told_is_laid_beside_what_is_known():
         unit="a.scope",
         labels={"a": "2", "b": "3"},
     )
+
+
+@pytest.mark.parametrize(
+    ("by_path", "told", "expected"),
+    [
+        (Runtime.OTHER, Runtime.CONTAINERD, Runtime.CONTAINERD),
+        (Runtime.DOCKER, Runtime.CONTAINERD, Runtime.CONTAINERD),
+        (Runtime.DOCKER, Runtime.OTHER, Runtime.DOCKER),
+        (Runtime.KATA, Runtime.KUBERNETES, Runtime.KATA),
+        (Runtime.SLURM, Runtime.CONTAINERD, Runtime.SLURM),
+    ],
+)
+def test_the_runtime_is_told_where_the_path_leaves_it_open(by_path, told, expected):
+    """A bare id may be anybody's; a name that only one runtime gives is that runtime's."""
+    found = Origin(runtime=by_path, container="4f").enriched(Origin(runtime=told))
+
+    assert found == Origin(runtime=expected, container="4f")

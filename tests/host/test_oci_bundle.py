@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from agentwall.host.oci_bundle import (
     bounded_labels,
     parse_json,
     read_bundle,
+    runtime_of,
 )
 
 ID = "1f2e3d4c5b6a79880f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
@@ -195,3 +197,34 @@ def test_parsing_never_raises(data):
 
     if not isinstance(document, str):
         assert document == json.loads(data) or document != document
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/run/containerd/io.containerd.runtime.v2.task/default/box", Runtime.CONTAINERD),
+        ("/run/containerd/io.containerd.runtime.v2.task/moby/box", Runtime.DOCKER),
+        ("/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/box", Runtime.KUBERNETES),
+        ("/var/lib/containers/storage/overlay-containers/box/userdata", None),
+        ("/run/containerd/io.containerd.runtime.v2.task/box", None),
+        ("box", None),
+        ("/", None),
+    ],
+)
+def test_whose_a_bundle_is(place, expected):
+    """Docker and Kubernetes have namespaces of containerd; of other places nothing is known."""
+    assert runtime_of(Path(place)) is expected
+
+
+def test_a_bare_id_is_not_always_dockers(places):
+    """What is taken for Docker's may be containerd's own; what Docker made by it tells nothing."""
+    root = places.containerd[0]
+    write(root / "moby" / ID, {"annotations": {"a": "1"}})
+    dockers = read_bundle(origin(Runtime.DOCKER), places)
+    write(root / "tenants" / ID, {"annotations": {"nerdctl/name": "box", "a": "2"}})
+    own = read_bundle(origin(Runtime.DOCKER), places)
+
+    assert dockers == f"container {ID[:12]}: no bundle on this host"
+    assert own == Told(
+        name="box", runtime=Runtime.CONTAINERD, labels={"nerdctl/name": "box", "a": "2"}
+    )

@@ -13,20 +13,14 @@ from pathlib import Path
 
 import pytest
 from rig.cgroup import temp_cgroup
-from rig.containers import (
-    IMAGE,
-    containerd_sandbox,
-    podman_engine,
-    podman_service,
-    private_dockerd,
-    spelled,
-)
+from rig.containerd import containerd_sandbox
+from rig.containers import IMAGE, podman_engine, podman_service, private_dockerd, spelled
 from rig.scratch import scratch
 
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.host import runtime_api
 from agentwall.host.cgroup_names import identify
-from agentwall.host.oci_bundle import POD_HOLDER, Places
+from agentwall.host.oci_bundle import CONTAINERD_TASKS, POD_HOLDER, Places
 from agentwall.host.runtime_api import RuntimeDirectory
 
 ID = "1f2e3d4c5b6a79880f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
@@ -206,6 +200,21 @@ def test_a_cgroup_named_after_another(tmp_path, spelled, cgroup, holds):
     answer = asked.ask(Origin(runtime=Runtime.KUBERNETES, container=ID), cgroup)
 
     assert isinstance(answer, Origin) is holds
+
+
+def test_what_containerd_makes_without_docker(tmp_path):
+    """A bare id of which dockerd knows nothing is looked for beside the socket of containerd."""
+    bundle = tmp_path / CONTAINERD_TASKS / "default" / ID
+    bundle.mkdir(parents=True)
+    document = {"annotations": {"nerdctl/name": "box"}, "linux": {"cgroupsPath": f"/x/{ID}"}}
+    (bundle / "config.json").write_text(json.dumps(document))
+    sockets = {Runtime.CONTAINERD: str(tmp_path / "containerd.sock")}
+    asked = RuntimeDirectory({**sockets, Runtime.DOCKER: str(tmp_path / "none")})
+
+    assert asked.ask(DOCKER, f"/x/{ID}") == Origin(
+        runtime=Runtime.CONTAINERD, container=ID, name="box", labels={"nerdctl/name": "box"}
+    )
+    assert "another cgroup" in str(asked.ask(DOCKER, f"/user.slice/{ID}"))
 
 
 @pytest.mark.kernel

@@ -137,16 +137,27 @@ class Engine:
 
 
 @contextmanager
-def podman_engine(*options: str) -> Iterator[Engine]:
-    """Prepare podman with a storage of its own; *options* are global, such as ``--hooks-dir``."""
+def podman_engine(
+    *options: str, runtime: str | Path = "runc", enter: Sequence[str] = ()
+) -> Iterator[Engine]:
+    """Prepare podman with a storage of its own.
+
+    Args:
+        options: Global ones, such as ``--hooks-dir``.
+        runtime: What makes the containers, by name or path.
+        enter: Words before podman's, which end in running it.
+    """
     with scratch("podman") as directory:
         places = {"--root": "root", "--runroot": "run", "--tmpdir": "tmp"}
         storage = [word for key, name in places.items() for word in (key, str(directory / name))]
-        choices = ("--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
+        choices = ("--cgroup-manager", "cgroupfs", "--events-backend", "file")
         engine = Engine(
             name="podman",
             directory=directory,
-            prefix=("/usr/bin/podman", *storage, *choices, *options),
+            prefix=(
+                *(*enter, "/usr/bin/podman", "--runtime", str(runtime)),
+                *(*storage, *choices, *options),
+            ),
             run_options=(*_LIMITS, "--ulimit", "nproc=1000:1000"),
             socket=None,
         )
@@ -170,12 +181,18 @@ def _listens(path: Path) -> bool:
 
 
 @contextmanager
-def private_dockerd(*options: str) -> Iterator[Engine]:
-    """Run a dockerd of our own; *options* are further words for it, such as ``--add-runtime``."""
+def private_dockerd(*options: str, enter: Sequence[str] = ()) -> Iterator[Engine]:
+    """Run a dockerd of our own.
+
+    Args:
+        options: Further words for it, such as ``--add-runtime``.
+        enter: Words before its own, which end in becoming it: its network is the containers' that
+            have the host's.
+    """
     with scratch("dockerd") as directory:
         path = directory / "docker.sock"
         command = [
-            *("/usr/sbin/dockerd", "-H", f"unix://{path}", "-p", str(directory / "pid")),
+            *(*enter, "/usr/sbin/dockerd", "-H", f"unix://{path}", "-p", str(directory / "pid")),
             *("--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")),
             *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
             *("--ip-forward=false", "--ip-masq=false"),
@@ -191,52 +208,16 @@ def private_dockerd(*options: str) -> Iterator[Engine]:
         )
         log = directory / "dockerd.log"
         with (
-            _without_mounts(directory),
-            running(command, log=log, ready=lambda: _succeeds(*engine.command("version"))),
+            without_mounts(directory),
+            running(command, log=log, ready=lambda: succeeds(*engine.command("version"))),
             _with_image(engine),
         ):
             yield engine
 
 
-def _succeeds(*command: str) -> bool:
+def succeeds(*command: str) -> bool:
+    """Say whether *command* exits with 0."""
     return subprocess.run(command, capture_output=True, check=False, timeout=20).returncode == 0
-
-
-@contextmanager
-def containerd_sandbox(
-    parent: Path, identity: str, annotations: Mapping[str, str]
-) -> Iterator[tuple[Path, Path]]:
-    """Run a container of a containerd of our own in ``<parent>/<identity>``, by ``ctr``.
-
-    Yields the directory of its bundles and the container's cgroup.
-    """
-    with scratch("containerd") as directory:
-        address, state = directory / "c.sock", directory / "state"
-        (directory / "config.toml").write_text(
-            f'version = 2\nroot = "{directory}/root"\nstate = "{state}"\n'
-            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-            f'[grpc]\naddress = "{address}"\n'
-        )
-        tree = directory / "image"
-        _make_tree(tree)
-        words = [f"--annotation={key}={text}" for key, text in annotations.items()]
-        ctr = ("ctr", "-a", str(address))
-        start = ("run", "-d", "--rootfs", "--null-io", "--cgroup", f"{spelled(parent)}/{identity}")
-        with (
-            _without_mounts(directory),
-            running(
-                ["containerd", "-c", str(directory / "config.toml")],
-                log=directory / "log",
-                ready=lambda: _succeeds(*ctr, "version"),
-            ),
-            without_hierarchies_of_version_1(spelled(parent)),
-        ):
-            run_checked(*ctr, *start, *words, str(tree), identity, *FOREVER)
-            try:
-                yield state / "io.containerd.runtime.v2.task", parent / identity
-            finally:
-                for end in (("task", "rm", "-f", identity), ("container", "rm", identity)):
-                    subprocess.run([*ctr, *end], capture_output=True, check=False, timeout=60)
 
 
 @contextmanager
@@ -266,7 +247,7 @@ def podman_sandbox(
 @contextmanager
 def _with_image(engine: Engine) -> Iterator[None]:
     # Mounts that are left would keep the scratch directory from being removed.
-    with _without_mounts(engine.directory):
+    with without_mounts(engine.directory):
         _import_image(engine)
         try:
             yield
@@ -276,12 +257,13 @@ def _with_image(engine: Engine) -> Iterator[None]:
 
 def _import_image(engine: Engine) -> None:
     tree, archive = engine.directory / "image", engine.directory / "image.tar"
-    _make_tree(tree)
+    make_tree(tree)
     run_checked("tar", "-C", tree, "-cf", archive, ".")
     engine.call("import", str(archive), IMAGE)
 
 
-def _make_tree(tree: Path) -> None:
+def make_tree(tree: Path) -> None:
+    """Make the root directory *tree* of an image with busybox alone."""
     for name in ("bin", "etc", "tmp", "proc", "sys", "dev"):
         (tree / name).mkdir(parents=True)
     (tree / "bin/busybox").write_bytes(_BUSYBOX.read_bytes())
@@ -293,7 +275,8 @@ def _make_tree(tree: Path) -> None:
 
 
 @contextmanager
-def _without_mounts(directory: Path) -> Iterator[None]:
+def without_mounts(directory: Path) -> Iterator[None]:
+    """Unmount in the end what is mounted below *directory*."""
     try:
         yield
     finally:

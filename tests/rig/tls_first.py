@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rig import tls_programs as programs
@@ -44,17 +44,35 @@ def write_own_library(directory: Path) -> Path:
 
 
 def import_image(engine: Engine, directory: Path, place: str) -> str:
-    """Make an image with :data:`SPEAK` and its libraries, new to the host; return its name.
+    """Make such an image, new to the host, and have *engine* import it; return its name.
 
     Args:
-        engine: Podman.
+        engine: Podman or Docker.
+        directory: To make it in.
+        place: As in :func:`write_image`.
+    """
+    archive, name = write_image(directory, place)
+    engine.call("import", str(archive), name)
+    return name
+
+
+def write_image(
+    directory: Path, place: str, more: Mapping[str, Path] | None = None
+) -> tuple[Path, str]:
+    """Write the files of an image with :data:`SPEAK` and its libraries, new to the host.
+
+    Args:
         directory: To make it in.
         place: Where in the image its libssl is; the rest is where it is here.
+        more: Further files, by their paths in the image.
+
+    Returns:
+        The archive, and a name that no other image has.
     """
     name = f"agentwall-first:{next(_numbers)}"
     tree = directory / name.replace(":", "-")
     client = programs.openssl_client(static=False)
-    files = {SPEAK: client}
+    files = {SPEAK: client, **(more or {})}
     for each in libraries_of(client):
         files[f"{place}/{each.name}" if each.name.startswith("libssl") else str(each)] = each
     for path, file in files.items():
@@ -64,8 +82,7 @@ def import_image(engine: Engine, directory: Path, place: str) -> str:
         (tree / empty).mkdir()
     archive = directory / f"{tree.name}.tar"
     run_checked("tar", "-C", str(tree), "-cf", str(archive), ".")
-    engine.call("import", str(archive), name)
-    return name
+    return archive, name
 
 
 def speak_words(words: Sequence[str], program: str) -> list[str]:
