@@ -217,9 +217,17 @@ def _translators() -> list[ProgramInfo]:
 
 # Pins are listed before records are read: a run writes its record first and removes it last.
 def _orphans() -> list[Path]:
-    pinned = pins.pin_dirs()
+    pinned = _pinned() or []
     known = {record.id for record in (*state.live_runs(), *state.leftovers())}
     return [path for path in pinned if is_run_id(path.name) and path.name not in known]
+
+
+def _pinned() -> list[Path] | None:
+    """Return where runs have their pins; None: whoever asks may not look."""
+    try:
+        return pins.pin_dirs()
+    except PermissionError:
+        return None
 
 
 def _clear(kill: bool) -> list[str]:
@@ -230,7 +238,10 @@ def _clear(kill: bool) -> list[str]:
         except AgentwallError as err:
             advice = "" if kill else "; --kill ends them"
             problems.append(f"{err}{advice if leftover.pids else ''}")
-    if pins.pin_dirs():
+    pinned = _pinned()
+    if pinned is None:
+        problems.append(f"{pins.BPFFS}: expected root, to clear what is left there: use sudo")
+    elif pinned:
         with state.exclusive():
             for path in _orphans():
                 try:

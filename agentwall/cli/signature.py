@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentwall.cli import failures
+from agentwall.cli.control import console
 from agentwall.cli.signature_captures import search_captures
 from agentwall.detect.signature import Indicators, Signature, SignatureSet
 from agentwall.detect.signature_check import Checked, check_signatures, check_together
@@ -27,7 +27,6 @@ from agentwall.host.signature_files import (
 from agentwall.policy.model import DETECT_DEFAULTS, Response
 from agentwall.policy.values import WITH_DIALECTS
 from agentwall.sinks.escape import printable
-from agentwall.sinks.pretty import make_console
 
 EXIT_FAILED = 1
 SCHEMA = "agentwall.signatures/1"
@@ -141,9 +140,9 @@ def _print_table(signatures: Sequence[Signature], indicators: Sequence[Indicator
         _add_row(table, each, each.transport.value, _direction(each), each.maturity.value)
     for names in indicators:
         _add_row(table, names, "name", "client", names.dated)
-    console = make_console(sys.stdout)
-    with console.capture() as captured:
-        console.print(table)
+    shown = console()
+    with shown.capture() as captured:
+        shown.print(table)
     # Cells are filled up with blanks, which nobody needs at the end of a line.
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
     listed = sum(len(each.names) for each in indicators)

@@ -7,15 +7,18 @@ Counterparts: :mod:`agentwall.daemon.inside_state` has what comes in, docs/contr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from agentwall.daemon.inside_state import (
+    InsideProvider,
     InsideState,
     ProbedLibrary,
     ProcessReading,
     SandboxReadings,
 )
+from agentwall.engine.tls_sessions import TlsCounts
+from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import Unread
 from agentwall.sinks.escape import shorten, without_surrogates
 from agentwall.sinks.figures import TlsFigures
@@ -40,6 +43,37 @@ class Counted:
     sessions: int = 0
     joined: int = 0
     """Of these, whose text was read."""
+
+
+class AsTold:
+    """Reading inside TLS, with its sessions as the log tells of them.
+
+    A session behind a rule that says not to read it has a connection that a probe told of, and is
+    not read; and of each session that is not, the log knows why.
+    """
+
+    def __init__(
+        self, inside: InsideProvider, counts: Callable[[SandboxKey], TlsCounts | None]
+    ) -> None:
+        """Tell of *inside*; *counts*: of the sessions of a sandbox, None where nobody knows."""
+        self._inside = inside
+        self._counts = counts
+
+    def state(self) -> InsideState:
+        """Return how it stands on this host."""
+        return self._inside.state()
+
+    def readings(self, key: SandboxKey) -> SandboxReadings | None:
+        """Return what is known of a sandbox; None: nothing."""
+        found, counts = self._inside.readings(key), self._counts(key)
+        if counts is None:
+            return found
+        return replace(
+            found or SandboxReadings(sessions=0, joined=0, processes=()),
+            sessions=counts.hellos,
+            joined=counts.joined,
+            unread={why: count for why, count in counts.unread.items() if why is not None},
+        )
 
 
 def not_started(max_libraries: int) -> InsideState:

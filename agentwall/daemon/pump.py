@@ -27,6 +27,7 @@ from agentwall.engine.events import (
     Lost,
     TotalsRead,
 )
+from agentwall.engine.tls_sessions import TlsCounts
 from agentwall.errors import EventDecodeError, KernelError
 from agentwall.flow.record import Attempt, Excerpt, Process, Record, SandboxKey, Task
 from agentwall.flow.tls import HelloSeen, TlsReading
@@ -201,6 +202,10 @@ class Pump:
     ) -> None:
         """Let the engine know of a hello, and of what was found of its process."""
         self.emit(HelloRead(hello=hello, process=process, reading=reading))
+
+    def tls_counts(self, key: SandboxKey) -> TlsCounts | None:
+        """Return how many TLS sessions a sandbox began; None: not one, or nobody knows it."""
+        return self._engine.tls_counts(key)
 
     def drain_totals(self) -> None:
         """Take what permitted flows have moved."""

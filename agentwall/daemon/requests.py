@@ -18,7 +18,7 @@ from agentwall.daemon.choosing import NotAdmitted
 from agentwall.daemon.clock import boot_ns
 from agentwall.daemon.connections import Deferred, Result
 from agentwall.daemon.describe import Vitals, describe_daemon, describe_sandbox
-from agentwall.daemon.describe_tls import tls_of_sandbox, unread_speakers
+from agentwall.daemon.describe_tls import AsTold, tls_of_sandbox, unread_speakers
 from agentwall.daemon.handles import resolve
 from agentwall.daemon.inside import Inside
 from agentwall.daemon.inside_state import SandboxReadings
@@ -27,6 +27,7 @@ from agentwall.daemon.members import Member, Override
 from agentwall.daemon.tallies import nothing
 from agentwall.errors import AgentwallError, ControlCode, ControlError
 from agentwall.flow.origin import Origin, Runtime
+from agentwall.host.oci_bundle import runtime_of
 
 _DRAINS = 4
 """Of everything that the rings hold, more than once: what floods meanwhile is not waited for."""
@@ -49,6 +50,7 @@ class Requests:
     ) -> None:
         self._parts = parts
         self._inside = inside
+        self._tls = AsTold(inside, parts.pump.tls_counts) if inside is not None else None
         self._keeper = parts.keeper
         self._arrivals = arrivals
         self._vitals = vitals
@@ -64,7 +66,7 @@ class Requests:
             case "status":
                 args.read_nothing(arguments)
                 self._parts.upkeep.read_counters()
-                return describe_daemon(self._keeper, self._vitals(), self._inside)
+                return describe_daemon(self._keeper, self._vitals(), self._tls)
             case "sandbox-list":
                 args.read_nothing(arguments)
                 self._parts.upkeep.read_counters()
@@ -102,7 +104,7 @@ class Requests:
         return {**found, "tls_unread": unread_speakers(self._readings(member))}
 
     def _readings(self, member: Member) -> SandboxReadings | None:
-        return self._inside.readings(member.key) if self._inside is not None else None
+        return self._tls.readings(member.key) if self._tls is not None else None
 
     def _show(self, member: Member) -> dict[str, object]:
         self._parts.pump.drain()
@@ -224,14 +226,20 @@ class Requests:
 
 
 def _told_origin(wanted: args.AdmitRequest) -> Origin:
-    """Return what the runtime says by its hook; the annotations are its labels, bounded."""
+    """Return what the runtime says by its hook; the annotations are its labels, bounded.
+
+    A cgroup's path need not tell whose it is; where the bundle is may.
+    """
     labels = {
         key: value
         for key, value in list(wanted.labels.items())[:_MAX_LABELS]
         if len(key) <= _MAX_LABEL and len(value) <= _MAX_LABEL
     }
     names = {each: wanted.labels.get(key) for each, key in _ANNOTATIONS.items()}
-    return Origin(runtime=Runtime.OTHER, container=wanted.container, labels=labels, **names)
+    runtime = runtime_of(Path(wanted.bundle)) if wanted.bundle else None
+    return Origin(
+        runtime=runtime or Runtime.OTHER, container=wanted.container, labels=labels, **names
+    )
 
 
 _ANNOTATIONS = {

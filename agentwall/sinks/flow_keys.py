@@ -23,16 +23,20 @@ def is_totals(record: FlowRecord) -> bool:
     return record.hook is Hook.SOCK_RELEASE
 
 
-def flow_key(record: FlowRecord) -> tuple[object, ...]:
+def flow_key(record: FlowRecord, *, by_comm: bool = False) -> tuple[object, ...]:
     """Return a value that is the same for equal flows: sandbox, program, destination, reason.
 
     Pid, hook and time are left out, and so is the visitor's own port of an inward flow. The
     destination is a name where one is known: its addresses change.
+
+    Args:
+        record: Of a flow.
+        by_comm: Programs of one name count as one, whatever file they are.
     """
     process = record.process
     return (
         record.sandbox.id,
-        (process.comm, process.exe) if process else None,
+        (process.comm, None if by_comm else process.exe) if process else None,
         record.direction,
         record.protocol,
         _destination(record),

@@ -9,6 +9,7 @@ control characters are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from agentwall.sinks.describe import (
     describe_bytes,
@@ -41,6 +42,7 @@ from agentwall.sinks.row_words import (
     nothing_denied,
     period_words,
     program_name,
+    programs_words,
     row_outcome,
     row_target,
     sandbox_command,
@@ -50,7 +52,13 @@ from agentwall.sinks.row_words import (
     unlisted_words,
 )
 from agentwall.sinks.scans import RowGroup, collapse
-from agentwall.sinks.tls_rows import inside_words, tls_row_names, tls_row_who, tls_row_why
+from agentwall.sinks.tls_rows import (
+    inside_words,
+    tls_row_names,
+    tls_row_where,
+    tls_row_who,
+    tls_row_why,
+)
 
 MAX_ROWS = 200
 MAX_CELL = 400
@@ -174,10 +182,11 @@ def _inside_tls(report: AuditReport) -> Iterator[str]:
     yield from ("", "## Inside TLS", "", f"{inside_words(inside)}.")
     if not inside.not_read:
         return
+    several = len({row.sandbox for row in inside.not_read}) > 1
     rows = (
         (
             str(row.sessions),
-            _below(*tls_row_who(row)),
+            _below(*tls_row_who(row), tls_row_where(row) if several else ""),
             code(tls_row_names(row)),
             _below(*tls_row_why(row)),
         )
@@ -214,14 +223,14 @@ def _processes(report: AuditReport) -> Iterator[str]:
         return
     rows = (
         (
-            code(f"{program_name(row)} {describe_program(row.process)}"),
+            code(f"{program_name(row)} {where}"),
             str(row.denied),
             str(row.permitted),
             str(row.destinations),
             describe_bytes(row.bytes_out),
             describe_bytes(row.bytes_in),
         )
-        for row in report.processes[:MAX_ROWS]
+        for row, where in islice(programs_words(report), MAX_ROWS)
     )
     names = ("Program", "Denied", "Permitted", "Addresses", "Out", "In")
     yield from _table("By program", names, rows)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import IO
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -47,6 +49,7 @@ from agentwall.sinks.row_words import (
     nothing_denied,
     period_words,
     program_name,
+    programs_words,
     row_outcome,
     row_target,
     sandbox_command,
@@ -66,6 +69,8 @@ PIPE_WIDTH = 120
 _NARROW = 90
 """Below so many columns the cells of a row stand below each other."""
 _BAR = 16
+_FONTS = 2
+_FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
 def make_console(stream: IO[str], *, width: int | None = None, record: bool = False) -> Console:
@@ -100,10 +105,11 @@ def format_plain(report: AuditReport, encoding: str, width: int = PIPE_WIDTH) ->
 
 
 def export_svg(report: AuditReport, *, name: str = "agentwall audit", width: int = 120) -> str:
-    """Return *report* as an SVG picture of a terminal."""
+    """Return *report* as an SVG picture of a terminal; whoever looks at it fetches nothing."""
     console = make_console(io.StringIO(), width=width, record=True)
     print_report(report, console)
-    return console.export_svg(title=name)
+    # Rich names fonts of a public host; they stand before all that a sandbox has chosen.
+    return _FONT.sub("", console.export_svg(title=name), count=_FONTS)
 
 
 def _sections(report: AuditReport, options: ConsoleOptions) -> Iterable[RenderableType]:
@@ -240,9 +246,9 @@ def _processes(report: AuditReport) -> Iterable[RenderableType]:
     shown.add_column("Program", ratio=1, overflow="fold")
     for name in ("Denied", "Permitted", "Addresses", "Out", "In"):
         shown.add_column(name, justify="right", no_wrap=True)
-    for row in report.processes[:MAX_OTHERS]:
+    for row, where in islice(programs_words(report), MAX_OTHERS):
         shown.add_row(
-            Text(f"{program_name(row)}  ").append(describe_program(row.process), style="dim"),
+            Text(f"{program_name(row)}  ").append(where, style="dim"),
             Text(str(row.denied), style="bold red" if row.denied else "dim"),
             Text(str(row.permitted), style="green" if row.permitted else "dim"),
             str(row.destinations),

@@ -185,6 +185,8 @@ class ReportBuilder:
         self._events = 0
         self._denied: dict[tuple[object, ...], _Flow] = {}
         self._permitted: dict[tuple[object, ...], _Flow] = {}
+        # By the name of the program alone, for totals; None: several programs have that name.
+        self._named: dict[tuple[object, ...], _Flow | None] = {}
         self._unlisted = dict.fromkeys(Verdict, 0)
         self._unlisted_bytes = [0, 0]
         self._unlisted_errors = 0
@@ -263,14 +265,24 @@ class ReportBuilder:
                 record=record,
             )
         key = flow_key(record)
-        flow = flows.get(key)
+        flow = flows.get(key) or self._flow_of_totals(record)
         if flow is None:
             self._chars += _text_size(record)
             if len(flows) >= MAX_ROWS or self._chars > MAX_CHARS:
                 self._count_unlisted(record)
                 return
             flow = flows[key] = _Flow(record, record.time_ns, record.time_ns)
+            if record.process is not None and record.process.exe is not None:
+                name = flow_key(record, by_comm=True)
+                self._named[name] = None if name in self._named else flow
         flow.add(record)
+
+    def _flow_of_totals(self, record: FlowRecord) -> _Flow | None:
+        """Return what totals belong to whose process had gone when they were taken."""
+        process = record.process
+        if not is_totals(record) or process is None or process.exe is not None:
+            return None
+        return self._named.get(flow_key(record, by_comm=True))
 
     def _count_unlisted(self, record: FlowRecord) -> None:
         # Without a row totals cannot be told from the attempts they sum up: only bytes count.

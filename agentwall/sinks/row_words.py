@@ -16,6 +16,7 @@ from agentwall.sinks.describe import (
     describe_moment,
     describe_name,
     describe_process,
+    describe_program,
     describe_verdict,
     has_ports,
 )
@@ -108,6 +109,14 @@ def group_process(group: RowGroup) -> str:
 def program_name(row: ProcessRow) -> str:
     """Return the name of a program; of captures the client."""
     return describe_name(row.process) if row.process else client_name(row.sandbox)
+
+
+def programs_words(report: AuditReport) -> Iterator[tuple[ProcessRow, str]]:
+    """Yield each program with where it lies, and in which sandbox it is where there are several."""
+    several = len({row.sandbox for row in report.processes}) > 1
+    for row in report.processes:
+        where = f"in {client_name(row.sandbox)}" if several and row.process is not None else ""
+        yield row, "  ".join(filter(None, (describe_program(row.process), where)))
 
 
 def client_name(sandbox: str) -> str:

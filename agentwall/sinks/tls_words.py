@@ -24,7 +24,7 @@ _UNREAD = {
     Unread.LIMIT: "its library is not probed: as many are as may be (tls.max_libraries)",
     Unread.UNREADABLE: "its library could not be opened or understood",
     Unread.GONE: "the process had ended when it was looked at",
-    Unread.OFF: "probes were not in force then: see agentwall status",
+    Unread.OFF: "probes were not in force then",
     Unread.POLICY: "the rule that permits the flow says not to (inspect)",
 }
 

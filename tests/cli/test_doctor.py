@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rig import own_cgroup, temp_cgroup
+from rig.scratch import scratch
 
 from agentwall.cli import doctor
 from agentwall.cli.main import main
@@ -207,6 +208,36 @@ def test_without_rights():
         ["not", "tried", "all", "19", "because", "of:", "capabilities"],
     ]
     assert lines[-1] == "agentwall cannot run here: capabilities"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("options", "told"), [((), ""), (("--clean",), "expected root, to clear")])
+def test_another_user_beside_a_wall(options, told):
+    """Pins that only root may see are no failure of those lines that need no rights."""
+    script = (
+        "import pathlib, sys;from agentwall.cli.main import main;from agentwall.kernel import pins;"
+        "pins.pin_dirs.__defaults__ = (pathlib.Path(sys.argv[1]),); sys.exit(main(sys.argv[2:]))"
+    )
+    with scratch("doctor") as directory:
+        point = pins.mount_bpffs(directory / "bpf")
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", script, str(point), "doctor", *options],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+                user=65534,
+                group=65534,
+                extra_groups=[],
+            )
+        finally:
+            pins.unmount_bpffs(point)
+
+    assert done.returncode == 77, done.stderr
+    assert done.stdout.splitlines()[-1] == "agentwall cannot run here: capabilities"
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.kernel

@@ -59,6 +59,14 @@ def test_ls(capsys):
     assert not any(line.endswith(" ") for line in out.splitlines())
 
 
+def test_ls_is_whole_in_a_pipe(capsys):
+    """Nothing of the shipped signatures is cut where stdout is no terminal."""
+    code, out, _ = _run(capsys, "signature", "ls")
+
+    assert code == 0
+    assert "\u2026" not in out
+
+
 def test_ls_of_a_class(capsys):
     """--class leaves the others out."""
     (shipped := signature_files.shipped_signatures() / "a.yaml").write_text(GOOD)

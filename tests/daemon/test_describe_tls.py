@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rig.insides import STATE, process, readings
+from rig.insides import STATE, Insides, process, readings
 
 from agentwall.daemon.control_messages import encode_result
 from agentwall.daemon.describe_tls import (
     MAX_PROCESSES,
+    AsTold,
     count_readings,
     not_started,
     tls_figures,
@@ -23,6 +24,8 @@ from agentwall.daemon.describe_tls import (
     unread_speakers,
 )
 from agentwall.daemon.inside_state import InsideState
+from agentwall.engine.tls_sessions import TlsCounts
+from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import Unread
 from agentwall.sinks.tls_words import words_of
 
@@ -125,6 +128,24 @@ def test_why_sessions_were_not_read():
     found = tls_of_sandbox(replace(readings(), unread={Unread.GO: 2, Unread.STATIC: 1}))
 
     assert found["unread"] == {"go": 2, "static": 1}
+
+
+def test_sessions_are_those_of_the_log():
+    """What a rule spares is not read, though a probe told of it; each reason is told."""
+    one, other, nobody = SandboxKey(1), SandboxKey(2), SandboxKey(3)
+    known = {one: readings(process(10, sessions=3), joined=3)}
+    unread = {Unread.POLICY: 2, Unread.OFF: 1, None: 1}
+    counted = {key: TlsCounts(hellos=5, joined=1, unread=unread) for key in (one, other)}
+    told = AsTold(Insides(known), counted.get)
+    found = tls_of_sandbox(told.readings(one))
+
+    assert (found["sessions"], found["joined"]) == (5, 1)
+    assert found["unread"] == {"policy": 2, "off": 1}
+    assert [each["pid"] for each in found["processes"]] == [10]
+    assert tls_of_sandbox(told.readings(other))["sessions"] == 5
+    assert told.readings(nobody) is None
+    assert AsTold(Insides(known), {}.get).readings(one) is known[one]
+    assert told.state() is STATE
 
 
 def test_what_is_beyond_the_room_is_counted():

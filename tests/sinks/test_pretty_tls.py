@@ -56,6 +56,8 @@ def test_many_rows():
 
     assert "6 more" in text
     assert "in run-7f3a" in text
+    assert "`in other` |" in format_markdown(report_of(rows[0], tls(STATIC, sandbox=other)))
+    assert "`in run-7f3a` |" not in format_markdown(report_of(*rows))
 
 
 def test_markdown():

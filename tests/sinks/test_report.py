@@ -28,7 +28,7 @@ from rig.records import (
 )
 from rig.strategies_of_records import RECORDS
 
-from agentwall.flow.record import HOST, GapRecord, Sandbox
+from agentwall.flow.record import HOST, GapRecord, ProcessSource, Sandbox
 from agentwall.flow.severity import Severity
 from agentwall.flow.verdict import Direction, Hook, Verdict
 from agentwall.sinks import report as report_module
@@ -145,6 +145,26 @@ def test_first_sight_and_totals_are_counted_once():
     assert row.hooks == (Hook.CONNECT4,)
     assert row.duration_ns == 5 * 730_000_000
     assert (found.totals.permitted, found.totals.bytes_out) == (5, 100)
+
+
+def test_totals_of_a_process_that_has_gone():
+    """They count with the flow they are of, unless two programs of that name had one."""
+    sight = permitted()
+    end = totals(sight, out=3, back=5)
+    gone = replace(end, process=replace(CURL, exe=None, argv=None, source=ProcessSource.KERNEL))
+    other = replace(sight, process=replace(CURL, exe="/tmp/curl"))
+
+    found = report_on([sight, gone])
+    (row,) = found.permitted
+    both = report_on([sight, other, gone])
+
+    assert (row.process.exe, row.count, row.bytes_out, row.bytes_in) == (CURL.exe, 1, 3, 5)
+    assert (found.totals.permitted, len(found.processes)) == (1, 1)
+    assert [(each.process.exe, each.bytes_out) for each in both.permitted] == [
+        (None, 3),
+        (CURL.exe, None),
+        ("/tmp/curl", None),
+    ]
 
 
 def test_would_deny_counts_as_denied():

@@ -222,6 +222,15 @@ def test_findings(records, words):
     assert ("else" in row_words.nothing_denied(report)) == ("cut off" in words)
 
 
+def test_programs_of_several_sandboxes():
+    """Equal programs are told apart by their sandboxes, where there are several."""
+    one, other = flow(), flow(sandbox=Sandbox(id="other", cgroup="/o"))
+    where = [words for _, words in row_words.programs_words(report_on(one, other))]
+
+    assert where == [f"{CURL.exe}  in {SANDBOX.id}", f"{CURL.exe}  in other"]
+    assert [words for _, words in row_words.programs_words(report_on(one))] == [CURL.exe]
+
+
 def test_no_process():
     """Where no process is known, as in captures, the client or sandbox stands for it."""
     group = group_of(flow(process=None, sandbox=Sandbox(id="10.0.0.5", cgroup="")))
