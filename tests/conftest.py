@@ -6,8 +6,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from agentwall.daemon.leftovers import clear_leftover, find_leftovers
+
+# How long an example takes says what else the machine does.
+settings.register_profile("agentwall", deadline=None)
+settings.load_profile("agentwall")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

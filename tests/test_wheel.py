@@ -85,10 +85,12 @@ def test_installed_command(installed):
 def test_installed_policies(installed):
     """Every policy that the wheel ships is valid there."""
     (shipped,) = installed.glob("lib/python3*/site-packages/agentwall/_policies")
-    for policy in shipped.rglob("*.yaml"):
-        done = run_installed(installed, "policy", "check", str(policy))
+    policies = sorted(map(str, shipped.rglob("*.yaml")))
+    done = run_installed(installed, "policy", "check", *policies)
 
-        assert done.returncode == 0, done.stdout + done.stderr
+    assert policies
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path for path in policies if path not in done.stdout] == []
 
 
 def test_installed_signatures(installed):

@@ -84,7 +84,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def test_what_leaves_is_what_was_read(bench: Bench, how: str) -> None:
     """Without the wall both questions, and halves of both, leave; behind it the permitted one."""
     with temp_cgroup() as free:
-        _, _, _, unhindered = bench.race(how, SENDS // 10, free)
+        # Whether two threads meet in the midst of it depends on what else the machine does.
+        unhindered = any(bench.race(how, SENDS // 10, free)[3] for _ in range(10))
     with temp_cgroup() as cgroup, bench.enclosure.enclosed(cgroup, POLICY) as key:
         succeeded, failed, permitted, strays = bench.race(how, SENDS, cgroup)
         reasons = {event.code for event in bench.enclosure.refusals(key)}

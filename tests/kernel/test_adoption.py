@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from rig import in_cgroup, temp_cgroup
-from rig.successor import Order, echo, enforcing, permitting, probing, succeed
+from rig.successor import Order, echoing, enforcing, permitting, probing, succeed
 
 from agentwall.errors import KernelError
 from agentwall.flow.record import SandboxKey
@@ -67,9 +67,9 @@ def ports():
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
         socket.create_server(("127.0.0.1", 0)) as other,
+        echoing(one),
+        echoing(other),
     ):
-        echo(one)
-        echo(other)
         yield one.getsockname()[1], other.getsockname()[1]
 
 
@@ -292,10 +292,10 @@ def test_reading_inside_tls(cgroups, ports, pin_dir, only_maps):
         wall.settle()
 
         assert changed == ["aw_plain_connections"]
-        assert [value for _, value in processes] == [k.to_bytes(8, "little") for k in cgroups]
+        assert {value for _, value in processes} == {k.to_bytes(8, "little") for k in cgroups}
         assert sorted(wall.maps()["aw_plain_cgroups"].entries()) == processes
         assert wall.maps()["aw_plain_connections"].lookup(one) == known
-        assert wall.plain.sweep(lambda _: False) == 1
+        assert wall.plain.sweep(set) == 1
 
 
 REFUSED = [

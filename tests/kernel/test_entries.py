@@ -7,10 +7,10 @@ import sys
 
 import pytest
 from rig import temp_cgroup
+from rig.lending import lent_wall
 from rig.successor import enforcing, permitting
 
 from agentwall.flow.record import SandboxKey
-from agentwall.kernel.wall import Wall
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +23,7 @@ def bytes_of(number: int) -> bytes:
 
 def test_drift():
     """An entry that was changed or removed, and an identity that was changed, are put back."""
-    with Wall.load() as wall, temp_cgroup() as cgroup:
+    with lent_wall() as wall, temp_cgroup() as cgroup:
         slots, settings, identities = (
             wall.maps()[name] for name in ("aw_slots", "aw_sandboxes", "aw_sandbox_id")
         )
@@ -60,7 +60,7 @@ def test_drift():
 
 def test_a_cgroup_that_has_gone():
     """The identity of a cgroup that was removed is not missed."""
-    with Wall.load() as wall:
+    with lent_wall() as wall:
         with temp_cgroup() as cgroup:
             wall.attach(cgroup, KEY)
             wall.apply(1, permitting(1))
@@ -72,7 +72,7 @@ def test_a_cgroup_that_has_gone():
 
 def test_processes_of_a_sandbox():
     """A sandbox's processes are known by its cgroup as long as it stands, moved or not."""
-    with Wall.load() as wall, temp_cgroup() as cgroup:
+    with lent_wall() as wall, temp_cgroup() as cgroup:
         processes = wall.maps()["aw_plain_cgroups"]
         place = bytes_of(cgroup.stat().st_ino)
         wall.attach(cgroup, KEY)

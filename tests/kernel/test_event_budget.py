@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rig.cgroup import in_cgroup, temp_cgroup
 from rig.enclosure import Enclosure, parse_policy
+from rig.lending import lent_wall
 from rig.process import run_checked
 
 from agentwall.kernel.capacity import Capacity
-from agentwall.kernel.wall import Wall
 
 pytestmark = pytest.mark.kernel
 
@@ -40,7 +40,7 @@ print(time.clock_gettime_ns(clock))
 @contextmanager
 def budgeted(budget: int, ring: int = 1 << 20) -> Iterator[Enclosure]:
     """A wall whose sandboxes have *budget*, and a ring of *ring* bytes."""
-    with Wall.load(capacity=Capacity(denial_ring_bytes=ring), event_budget=budget) as wall:
+    with lent_wall(capacity=Capacity(denial_ring_bytes=ring), event_budget=budget) as wall:
         yield Enclosure(wall)
 
 
@@ -95,7 +95,7 @@ def test_a_budget_comes_anew() -> None:
 
 def test_without_a_budget_all_is_reported() -> None:
     """The default is no limit."""
-    with Wall.load() as loaded, temp_cgroup() as cgroup:
+    with lent_wall() as loaded, temp_cgroup() as cgroup:
         wall = Enclosure(loaded)
         with wall.enclosed(cgroup, CLOSED) as key:
             flood(cgroup, 500)

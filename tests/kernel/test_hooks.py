@@ -13,6 +13,7 @@ import pytest
 from rig.cgroup import in_cgroup, temp_cgroup
 from rig.enclosure import Enclosure, parse_policy
 from rig.exclusive import exclusively
+from rig.lending import lent_wall
 
 from agentwall.errors import KernelError, UnsupportedFeatureError
 from agentwall.flow.verdict import Hook, Verdict
@@ -61,7 +62,7 @@ def without(monkeypatch, *programs: str) -> None:
 
 def test_refused_link(cgroup):
     """A link that is refused is an error with the hook's name and what to do; no link is left."""
-    with exclusively(cgroup.parent, "aw_sendmsg6"), Wall.load() as wall:
+    with exclusively(cgroup.parent, "aw_sendmsg6"), lent_wall() as wall:
         with pytest.raises(KernelError) as caught:
             wall.attach(cgroup, SANDBOX)
 
@@ -75,7 +76,7 @@ def test_refused_link(cgroup):
 
 def test_degraded(cgroup):
     """A wall that may degrade stands without the hook, names it, and egress refuses the packet."""
-    with exclusively(cgroup.parent, "aw_sendmsg6"), Wall.load(degrade=True) as wall:
+    with exclusively(cgroup.parent, "aw_sendmsg6"), lent_wall(degrade=True) as wall:
         enclosure = Enclosure(wall)
         key = enclosure.enclose(cgroup, parse_policy("loopback: deny\n"))
         seen = send(cgroup, "sendto"), send(cgroup, "connect")
@@ -93,7 +94,7 @@ def test_degraded(cgroup):
 
 def test_egress_alone(cgroup):
     """With every other hook occupied egress still refuses what the policy does not permit."""
-    with exclusively(cgroup.parent, *OTHERS), Wall.load(degrade=True) as wall:
+    with exclusively(cgroup.parent, *OTHERS), lent_wall(degrade=True) as wall:
         enclosure = Enclosure(wall)
         key = enclosure.enclose(cgroup, parse_policy("loopback: deny\n"))
 
@@ -105,7 +106,7 @@ def test_egress_alone(cgroup):
 @pytest.mark.parametrize("degrade", [False, True])
 def test_never_without_egress(cgroup, degrade):
     """Where egress cannot be attached no wall stands, and nothing is said of degrading."""
-    with exclusively(cgroup.parent, ENFORCER), Wall.load(degrade=degrade) as wall:
+    with exclusively(cgroup.parent, ENFORCER), lent_wall(degrade=degrade) as wall:
         with pytest.raises(KernelError, match=r"^aw_egress: attach inet_egress: ") as caught:
             wall.attach(cgroup, SANDBOX)
 
@@ -114,7 +115,7 @@ def test_never_without_egress(cgroup, degrade):
 
 def test_optional_hook(cgroup):
     """A hook that is not required may be missing in every wall, and is named all the same."""
-    with exclusively(cgroup.parent, "aw_sock_release"), Wall.load() as wall:
+    with exclusively(cgroup.parent, "aw_sock_release"), lent_wall() as wall:
         wall.attach(cgroup, SANDBOX)
 
         assert list(wall.missing_hooks(SANDBOX)) == ["aw_sock_release"]
@@ -122,7 +123,7 @@ def test_optional_hook(cgroup):
 
 def test_nothing_missing(cgroup):
     """A wall that may degrade and need not has every hook."""
-    with Wall.load(degrade=True) as wall:
+    with lent_wall(degrade=True) as wall:
         wall.attach(cgroup, SANDBOX)
 
         assert wall.missing_hooks(SANDBOX) == {}
@@ -184,6 +185,7 @@ def test_kernel_without_reading_inside_tls(cgroup, monkeypatch):
         with pytest.raises(KernelError, match="aw_plain: this kernel takes no such program"):
             wall.plain.open()
         assert wall.plain.counts().calls == 0
+        assert plain.READS not in wall.maps()
 
 
 @pytest.mark.skipif(plain.why_not() is not None, reason="this kernel does not take aw_plain")
@@ -192,6 +194,7 @@ def test_reading_inside_tls():
     with Wall.load() as wall:
         wall.plain.open()
 
+        assert plain.READS in wall.maps()
         assert plain.PROGRAM not in {program.name for program in wall.programs()}
         assert wall.maps()["aw_plain_next"].lookup(bytes(4)) is not None
         assert set(wall.plain.counts().__slots__) == {

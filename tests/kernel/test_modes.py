@@ -262,7 +262,8 @@ def test_totals_tell_what_passed_in_each_mode(bench: Workbench) -> None:
                 sock.recv()
             sock.close()
             bench.ground.settle()
-            [total] = [t for t in wall.wall.totals() if t.sandbox == key]
+            # The end of the flow before may come late; it opens no socket.
+            [total] = [t for t in wall.wall.totals() if t.sandbox == key and t.sockets]
             verdicts[mode] = (total.verdict, total.code)
 
             assert total.bytes_out > MANY * 100

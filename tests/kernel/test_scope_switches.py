@@ -74,6 +74,7 @@ def test_live_sockets_fall_to_the_default(bench: Workbench, kind: str, address: 
         with made.puppet(child) as actor:
             sock, spare = connected(actor, kind, address, PORT), actor.open("udp", address)
             spare.sendto(b"before", address, PORT)
+            assert spare.recv() == b"before"
             bench.ground.settle()
             wall.wall.detach(key)
             after = is_answered(sock, marker)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rig import cgroup_root, in_cgroup, temp_cgroup, wait_until
+from rig.lending import lent_wall
 
 from agentwall.errors import HostError, KernelError
 from agentwall.flow.verdict import Hook, Mode, ReasonCode, Verdict
@@ -97,10 +98,17 @@ def connect(cgroup: Path, port: int) -> int:
     return subprocess.run(command, check=False, timeout=60).returncode
 
 
-@pytest.fixture(scope="module")
-def standing():
-    """A wall for tests that leave it as they found it: loading one takes emulated machines 15 s."""
-    with Wall.load() as wall:
+@pytest.fixture
+def wall():
+    """A wall, loaded for this test or an earlier one."""
+    with lent_wall() as wall:
+        yield wall
+
+
+@pytest.fixture
+def small_wall():
+    """As *wall*, with room for two sandboxes and few events."""
+    with lent_wall(capacity=SMALL) as wall:
         yield wall
 
 
@@ -131,103 +139,96 @@ def pin_dir(tmp_path):
     assert pins.unmount_bpffs(point)
 
 
-def test_attached_is_denied(cgroup, ports):
+def test_attached_is_denied(wall, cgroup, ports):
     """From attach until activate everything is refused, also once the sandbox is bound."""
-    with Wall.load() as wall:
-        wall.attach(cgroup, SANDBOX)
-        attached = connect(cgroup, ports[0])
-        wall.apply(1, tables(*ports))
-        wall.bind(SANDBOX, settings())
-        bound = connect(cgroup, ports[0])
+    wall.attach(cgroup, SANDBOX)
+    attached = connect(cgroup, ports[0])
+    wall.apply(1, tables(*ports))
+    wall.bind(SANDBOX, settings())
+    bound = connect(cgroup, ports[0])
 
-        assert (attached, bound) == (errno.EPERM, errno.EPERM)
-        assert wall.counters(0).denied >= 2
-        assert {attempt.code for attempt in wall.attempts()} == {ReasonCode.NO_SANDBOX}
+    assert (attached, bound) == (errno.EPERM, errno.EPERM)
+    assert wall.counters(0).denied >= 2
+    assert {attempt.code for attempt in wall.attempts()} == {ReasonCode.NO_SANDBOX}
 
 
-def test_activated(cgroup, ports):
+def test_activated(wall, cgroup, ports):
     """Once active, what the tables list succeeds, and the rest is refused and reported."""
     # The errno can be chosen where the kernel has bpf_set_retval: not on 5.10.
     expected = errno.EHOSTUNREACH if has_set_retval() else errno.EPERM
-    with Wall.load() as wall:
-        raise_wall(wall, cgroup, ports[0], refuse_errno=errno.EHOSTUNREACH)
+    raise_wall(wall, cgroup, ports[0], refuse_errno=errno.EHOSTUNREACH)
 
-        assert connect(cgroup, ports[0]) == 0
-        assert connect(cgroup, ports[1]) == expected
-        denied = [a for a in wall.attempts() if a.verdict is Verdict.DENY]
-        assert [(a.hook, a.remote.port, a.code, a.errno) for a in denied] == [
-            (Hook.CONNECT4, ports[1], ReasonCode.NO_RULE, expected)
-        ]
-        assert denied[0].sandbox == SANDBOX
-        assert denied[0].task.comm.startswith(b"python")
-        assert wall.counters(SANDBOX).denied == 1
+    assert connect(cgroup, ports[0]) == 0
+    assert connect(cgroup, ports[1]) == expected
+    denied = [a for a in wall.attempts() if a.verdict is Verdict.DENY]
+    assert [(a.hook, a.remote.port, a.code, a.errno) for a in denied] == [
+        (Hook.CONNECT4, ports[1], ReasonCode.NO_RULE, expected)
+    ]
+    assert denied[0].sandbox == SANDBOX
+    assert denied[0].task.comm.startswith(b"python")
+    assert wall.counters(SANDBOX).denied == 1
 
 
-def test_totals(cgroup, ports):
+def test_totals(wall, cgroup, ports):
     """A permitted flow's bytes are handed over once."""
-    with Wall.load() as wall:
-        raise_wall(wall, cgroup, ports[1])
-        connect(cgroup, ports[1])
-        totals = [t for t in wall.totals() if t.remote.port == ports[1]]
+    raise_wall(wall, cgroup, ports[1])
+    connect(cgroup, ports[1])
+    totals = [t for t in wall.totals() if t.remote.port == ports[1]]
 
-        assert sum(t.sockets for t in totals) == 1
-        assert sum(t.bytes_out for t in totals) > 100
-        assert totals[0].rule == 0
-        wait_until(lambda: not wall.totals(), what="an empty flow table")
+    assert sum(t.sockets for t in totals) == 1
+    assert sum(t.bytes_out for t in totals) > 100
+    assert totals[0].rule == 0
+    wait_until(lambda: not wall.totals(), what="an empty flow table")
 
 
-def test_rebind(cgroup, ports):
+def test_rebind(wall, cgroup, ports):
     """Binding a sandbox again switches it to another generation, and the old one can go."""
-    with Wall.load() as wall:
-        raise_wall(wall, cgroup, ports[0])
-        wall.apply(2, tables(ports[1]))
-        wall.rebind(SANDBOX, settings(2))
-        wall.forget(1)
+    raise_wall(wall, cgroup, ports[0])
+    wall.apply(2, tables(ports[1]))
+    wall.rebind(SANDBOX, settings(2))
+    wall.forget(1)
 
-        assert connect(cgroup, ports[0]) == errno.EPERM
-        assert connect(cgroup, ports[1]) == 0
-        assert len(wall.maps()["aw_rules"].entries()) == 5
+    assert connect(cgroup, ports[0]) == errno.EPERM
+    assert connect(cgroup, ports[1]) == 0
+    assert len(wall.maps()["aw_rules"].entries()) == 5
 
 
-def test_audit(cgroup, ports):
+def test_audit(wall, cgroup, ports):
     """In audit mode what the rules refuse passes, and is reported as would-deny."""
-    with Wall.load() as wall:
-        raise_wall(wall, cgroup, mode=Mode.AUDIT)
+    raise_wall(wall, cgroup, mode=Mode.AUDIT)
 
-        assert connect(cgroup, ports[0]) == 0
-        assert Verdict.WOULD_DENY in {a.verdict for a in wall.attempts()}
-        assert wall.counters(SANDBOX).would_denied >= 1
+    assert connect(cgroup, ports[0]) == 0
+    assert Verdict.WOULD_DENY in {a.verdict for a in wall.attempts()}
+    assert wall.counters(SANDBOX).would_denied >= 1
 
 
-def test_children_inherit(cgroup, ports):
+def test_children_inherit(wall, cgroup, ports):
     """A cgroup made below the sandbox's is behind the same wall."""
-    with Wall.load() as wall:
-        raise_wall(wall, cgroup, ports[0])
-        (cgroup / "below").mkdir()
+    raise_wall(wall, cgroup, ports[0])
+    (cgroup / "below").mkdir()
 
-        assert connect(cgroup / "below", ports[0]) == 0
-        assert connect(cgroup / "below", ports[1]) == errno.EPERM
+    assert connect(cgroup / "below", ports[0]) == 0
+    assert connect(cgroup / "below", ports[1]) == errno.EPERM
 
 
-def test_detach(cgroup, ports):
+def test_detach(wall, cgroup, ports):
     """After detach the wall is gone, and so is everything kept for the sandbox."""
-    with Wall.load() as wall:
-        raise_wall(wall, cgroup)
-        wall.detach(SANDBOX)
+    raise_wall(wall, cgroup)
+    wall.detach(SANDBOX)
 
-        assert connect(cgroup, ports[0]) == 0
-        with pytest.raises(KernelError, match="counters of sandbox 7: not bound"):
-            wall.counters(SANDBOX)
-        wall.attach(cgroup, SANDBOX)
+    assert connect(cgroup, ports[0]) == 0
+    with pytest.raises(KernelError, match="counters of sandbox 7: not bound"):
+        wall.counters(SANDBOX)
+    wall.attach(cgroup, SANDBOX)
 
 
-def test_cgroup_that_has_gone(standing):
+def test_cgroup_that_has_gone(wall):
     """A sandbox whose cgroup was removed first is detached without an error."""
     with temp_cgroup() as cgroup:
-        standing.attach(cgroup, SANDBOX)
-    standing.detach(SANDBOX)
+        wall.attach(cgroup, SANDBOX)
+    wall.detach(SANDBOX)
 
-    assert standing.maps()["aw_slots"].entries() == []
+    assert wall.maps()["aw_slots"].entries() == []
 
 
 @pytest.mark.parametrize("kill", [False, True])
@@ -273,67 +274,64 @@ def test_detach_unpins(cgroup, pin_dir):
         ("/does/not/exist", "no such file or directory"),
     ],
 )
-def test_places_it_never_stands(standing, path, message):
+def test_places_it_never_stands(wall, path, message):
     """The root cgroup, the root directory and what is no cgroup are refused; no link is left."""
     with pytest.raises(HostError, match=message):
-        standing.attach(Path(path), SANDBOX)
+        wall.attach(Path(path), SANDBOX)
 
     with pytest.raises(KeyError):
-        standing.links(SANDBOX)
+        wall.links(SANDBOX)
 
 
 @pytest.mark.parametrize("sandbox", [0, SANDBOX])
-def test_sandbox_ids(standing, cgroup, sandbox):
+def test_sandbox_ids(wall, cgroup, sandbox):
     """An id is used once, and 0, which means deny, never."""
-    standing.attach(cgroup, SANDBOX)
+    wall.attach(cgroup, SANDBOX)
     try:
         with pytest.raises(KernelError, match=f"expected an unused sandbox id, got {sandbox}"):
-            standing.attach(cgroup, sandbox)
+            wall.attach(cgroup, sandbox)
 
-        assert len(standing.links(SANDBOX)) == len(standing.programs())
+        assert len(wall.links(SANDBOX)) == len(wall.programs())
     finally:
-        standing.detach(SANDBOX)
+        wall.detach(SANDBOX)
 
 
-def test_order_of_use(cgroup):
+def test_order_of_use(wall, cgroup):
     """A sandbox cannot be bound to rules that are not there, nor activated before it is bound."""
-    with Wall.load() as wall:
-        wall.attach(cgroup, SANDBOX)
+    wall.attach(cgroup, SANDBOX)
 
-        with pytest.raises(KernelError, match="generation 1 is not applied"):
-            wall.bind(SANDBOX, settings())
-        with pytest.raises(KernelError, match="sandbox 7 is not bound"):
-            wall.activate(cgroup, SANDBOX)
-        wall.apply(1, tables())
+    with pytest.raises(KernelError, match="generation 1 is not applied"):
         wall.bind(SANDBOX, settings())
-        with temp_cgroup() as other, pytest.raises(KernelError, match="map aw_sandbox_id: update"):
-            wall.activate(other, SANDBOX)
+    with pytest.raises(KernelError, match="sandbox 7 is not bound"):
+        wall.activate(cgroup, SANDBOX)
+    wall.apply(1, tables())
+    wall.bind(SANDBOX, settings())
+    with temp_cgroup() as other, pytest.raises(KernelError, match="map aw_sandbox_id: update"):
+        wall.activate(other, SANDBOX)
 
 
-def test_capacity(cgroup):
+def test_capacity(small_wall, cgroup):
     """Sandboxes beyond the capacity are refused, and those there stay bound."""
-    with Wall.load(capacity=SMALL) as wall:
-        wall.apply(1, tables(80))
-        wall.bind(1, settings())
-        wall.bind(2, settings())
+    small_wall.apply(1, tables(80))
+    small_wall.bind(1, settings())
+    small_wall.bind(2, settings())
 
-        with pytest.raises(KernelError, match="map aw_"):
-            wall.bind(3, settings())
+    with pytest.raises(KernelError, match="map aw_"):
+        small_wall.bind(3, settings())
 
-        assert wall.counters(2).denied == 0
+    assert small_wall.counters(2).denied == 0
 
 
-def test_losses_are_counted(cgroup, ports):
+def test_losses_are_counted(small_wall, cgroup, ports):
     """What a full ring could not take is counted, and what is in it arrives."""
-    with Wall.load(capacity=SMALL) as wall:
-        raise_wall(wall, cgroup)
-        command = in_cgroup(cgroup, sys.executable, "-c", CONNECT_OFTEN, str(ports[0]))
-        subprocess.run(command, check=True, timeout=60)
-        counters, arrived = wall.counters(SANDBOX), len(wall.attempts())
+    raise_wall(small_wall, cgroup)
+    command = in_cgroup(cgroup, sys.executable, "-c", CONNECT_OFTEN, str(ports[0]))
+    subprocess.run(command, check=True, timeout=60)
+    counters, arrived = small_wall.counters(SANDBOX), len(small_wall.attempts())
 
-        assert counters.denied == 60
-        assert 0 < arrived < 60
-        assert counters.lost_denials == 60 - arrived
+    assert counters.denied == 60
+    assert 0 < arrived < 60
+    assert counters.lost_denials == 60 - arrived
 
 
 def test_sandbox_of_test_runs():
@@ -375,26 +373,25 @@ def test_no_object(tmp_path):
         Wall.load(object_path=tmp_path / "agentwall.bpf.o")
 
 
-def test_learned_names(cgroup):
+def test_learned_names(small_wall, cgroup):
     """Flows speak of the name, what is over goes, and the rest goes with the sandbox."""
     text = name_key("hub.example.com")
     key = FLOW_KEY.pack(SANDBOX, 99, bytes(16), 1, abi.NO_RULE, 5, 443, 6, 0, 1, 1)
-    with Wall.load(capacity=SMALL) as wall:
-        maps = wall.maps()
-        raise_wall(wall, cgroup, 443)
-        maps["aw_known"].update(
-            KNOWN_KEY.pack(SANDBOX, 99), KNOWN.pack(1, bytes(8), 0, 1, len(text), text)
-        )
-        for number, until_ns in ((1, 1), (2, 10**18)):
-            bound = BOUND_KEY.pack(SANDBOX, bytes([number]) * 16)
-            maps["aw_bound"].update(bound, BOUND.pack(99, until_ns, *[0] * 14))
-        maps["aw_flow_table"].update(key, bytes(FLOW.size))
-        [totals] = wall.totals()
-        before = [one.until_ns for one in wall.learned(SANDBOX)]
-        wall.expire(10**12)
-        after = [one.until_ns for one in wall.learned(SANDBOX)]
-        wall.detach(SANDBOX)
+    maps = small_wall.maps()
+    raise_wall(small_wall, cgroup, 443)
+    maps["aw_known"].update(
+        KNOWN_KEY.pack(SANDBOX, 99), KNOWN.pack(1, bytes(8), 0, 1, len(text), text)
+    )
+    for number, until_ns in ((1, 1), (2, 10**18)):
+        bound = BOUND_KEY.pack(SANDBOX, bytes([number]) * 16)
+        maps["aw_bound"].update(bound, BOUND.pack(99, until_ns, *[0] * 14))
+    maps["aw_flow_table"].update(key, bytes(FLOW.size))
+    [totals] = small_wall.totals()
+    before = [one.until_ns for one in small_wall.learned(SANDBOX)]
+    small_wall.expire(10**12)
+    after = [one.until_ns for one in small_wall.learned(SANDBOX)]
+    small_wall.detach(SANDBOX)
 
-        assert totals.name == "hub.example.com"
-        assert (sorted(before), after) == ([1, 10**18], [10**18])
-        assert maps["aw_known"].entries() == maps["aw_bound"].entries() == []
+    assert totals.name == "hub.example.com"
+    assert (sorted(before), after) == ([1, 10**18], [10**18])
+    assert maps["aw_known"].entries() == maps["aw_bound"].entries() == []

@@ -67,30 +67,43 @@ def _rule(section: Section, index: int, networks, ports) -> Rule:
     )
 
 
+# Made once: making a strategy takes longer than drawing from it.
+_ADDRESSES = st.sampled_from(POOL)
+_BESIDE = st.integers(-1, 1)
+_LENGTHS = {
+    width: st.one_of(
+        st.integers(0, width), st.sampled_from((0, 7, 8, 9, 10, 16, width - 2, width - 1, width))
+    )
+    for width in (32, 128)
+}
+
+
 @st.composite
 def _networks(draw):
     # An address near a block's edge, cut to a length near the block's: prefixes that nest.
-    address = draw(st.sampled_from(POOL))
+    address = draw(_ADDRESSES)
     width = address.max_prefixlen
-    number = max(0, min(2**width - 1, int(address) + draw(st.integers(-1, 1))))
-    lengths = st.sampled_from((0, 7, 8, 9, 10, 16, width - 2, width - 1, width))
-    length = draw(st.one_of(st.integers(0, width), lengths))
-    network = ip_network((number, length), strict=False)
+    number = max(0, min(2**width - 1, int(address) + draw(_BESIDE)))
+    network = ip_network((number, draw(_LENGTHS[width])), strict=False)
     # The loader refuses these: it wants the IPv4 prefix.
     if network.version == 6 and (inside := ipv4_inside(network)):
         return inside
     return network
 
 
+_LISTS_OF_PORTS = st.lists(st.sampled_from(ENTRIES), min_size=1, max_size=4)
+_LISTS_OF_NETWORKS = st.lists(_networks(), min_size=1, max_size=4)
+
+
 @st.composite
 def _rules(draw, section: Section, most: int):
     found = []
     for index in range(draw(st.integers(0, most))):
-        entries = draw(st.lists(st.sampled_from(ENTRIES), min_size=1, max_size=4))
+        entries = draw(_LISTS_OF_PORTS)
         ports = tuple(r for entry in entries for r in parse_ports(entry))
         wide = EVERYTHING if section is Section.DENY else ANY
         ports = draw(st.sampled_from((ports, ports, ports, wide)))
-        networks = draw(st.lists(_networks(), min_size=1, max_size=4))
+        networks = draw(_LISTS_OF_NETWORKS)
         found.append(_rule(section, index, networks, ports))
     return tuple(found)
 
@@ -105,21 +118,28 @@ POLICIES = st.builds(
 )
 
 
+_SELDOM = st.integers(0, 5)
+_ANYWHERE = st.builds(
+    Endpoint,
+    st.sampled_from((*EMBEDDED, *map(str, POOL))).map(ip_address),
+    st.integers(0, 65535),
+    st.sampled_from((1, 6, 17, 99)),
+)
+
+
 @st.composite
 def _flows(draw, policy: Policy):
     resolver = resolver_rule(policy)
     rules = (*policy.allow, *policy.deny, *policy.inbound, *((resolver,) if resolver else ()))
-    if not rules or draw(st.integers(0, 5)) == 0:
-        texts = (*EMBEDDED, *map(str, POOL))
-        address = ip_address(draw(st.sampled_from(texts)))
-        return Endpoint(address, draw(st.integers(0, 65535)), draw(st.sampled_from((1, 6, 17, 99))))
+    if not rules or draw(_SELDOM) == 0:
+        return draw(_ANYWHERE)
     rule = draw(st.sampled_from(rules))
     network = draw(st.sampled_from(rule.prefixes)).network
     edges = (int(network[0]), int(network[-1]), (int(network[0]) + int(network[-1])) // 2)
-    number = draw(st.sampled_from(edges)) + draw(st.integers(-1, 1))
+    number = draw(st.sampled_from(edges)) + draw(_BESIDE)
     number = max(0, min(2**network.max_prefixlen - 1, number))
     around = draw(st.sampled_from(rule.ports))
-    place = draw(st.sampled_from((around.first, around.last))) + draw(st.integers(-1, 1))
+    place = draw(st.sampled_from((around.first, around.last))) + draw(_BESIDE)
     place = max(0, min(0xFFFFFF, place))
     return Endpoint(type(network[0])(number), place & 0xFFFF, place >> 16)
 

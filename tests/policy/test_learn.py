@@ -206,23 +206,29 @@ PORTS = (22, 53, 80, 81, 443)
 CODES = (ReasonCode.OBSERVED, ReasonCode.RULE, ReasonCode.RESOLVER, ReasonCode.NO_RULE)
 
 
+_ANY_FLOW = flows()
+_LIKELY_PROTOCOLS = st.sampled_from([TCP, UDP, 1, 132])
+_ENDS = st.tuples(st.sampled_from(ADDRESSES), st.sampled_from(PORTS))
+_NO_OR_ENDS = st.none() | _ENDS
+_NO_OR_NAMES = st.none() | st.sampled_from(NAMES)
+_VERDICTS = st.sampled_from([Verdict.ALLOW, Verdict.ALLOW, Verdict.DENY])
+_CODES = st.sampled_from(CODES)
+
+
 @st.composite
 def likely(draw: st.DrawFn) -> FlowRecord:
     """Draw a record of the few destinations above, so that records meet."""
-    record = draw(flows())
-    protocol = draw(st.sampled_from([TCP, UDP, 1, 132]))
-    ends = st.builds(
-        endpoint, st.sampled_from(ADDRESSES), st.sampled_from(PORTS), st.just(protocol)
-    )
+    protocol = draw(_LIKELY_PROTOCOLS)
+    remote, local, claimed = draw(_ENDS), draw(_ENDS), draw(_NO_OR_ENDS)
     return replace(
-        record,
+        draw(_ANY_FLOW),
         protocol=protocol,
-        remote=draw(ends),
-        local=draw(ends),
-        claimed=draw(st.none() | ends),
-        name=draw(st.none() | st.sampled_from(NAMES)),
-        verdict=draw(st.sampled_from([Verdict.ALLOW, Verdict.ALLOW, Verdict.DENY])),
-        reason=Reason(code=draw(st.sampled_from(CODES))),
+        remote=endpoint(*remote, protocol),
+        local=endpoint(*local, protocol),
+        claimed=claimed and endpoint(*claimed, protocol),
+        name=draw(_NO_OR_NAMES),
+        verdict=draw(_VERDICTS),
+        reason=Reason(code=draw(_CODES)),
     )
 
 

@@ -20,7 +20,8 @@ from agentwall.errors import ControlError, DaemonNotRunningError
 from agentwall.kernel import pins
 from rig.cgroup import cgroup_root, in_cgroup, temp_cgroup
 
-START_S = 30.0
+START_S = 120.0
+"""Generous: on an emulated processor Python alone takes its time."""
 DENY_ALL = "version: 1\nname: deny-all\n"
 
 
@@ -58,7 +59,7 @@ class Daemon:
     def configure(self, more: str = "", *, default: str = "deny-all", tls: str = "off") -> None:
         """Write the configuration; *more* is added to it.
 
-        Inside TLS nothing is read unless it is asked for: each daemon would compile its probes.
+        Inside TLS nothing is read unless it is asked for: each daemon would load its probes.
         """
         self.config.write_text(
             f"version: 1\npolicies: {self.policies}\nstate: {self.state}\n"

@@ -21,9 +21,13 @@ from agentwall.policy.evaluate import loopback_scope
 from agentwall.policy.load import load_policy
 from agentwall.policy.model import REFUSALS, LoopbackScope, Policy
 from rig.inspection import Inspector
+from rig.lending import lent_wall
 from rig.namespace import Namespace
 
 EVENT_TIMEOUT_S = 1.0
+# Walls are lent, and no number of a wall's is ever used again.
+_keys = itertools.count(1)
+_generations = itertools.count(1)
 
 
 def parse_policy(text: str) -> Policy:
@@ -43,13 +47,11 @@ class Enclosure:
         """Cookie of the network namespace that sandboxes are admitted with; 0: they have no DNS."""
         self.inspector: Inspector | None = None
         """If set, what is bound is looked into for the signatures of :mod:`rig.inspection`."""
-        self._keys = itertools.count(1)
-        self._generations = itertools.count(1)
         self._events: list[Attempt] = []
 
     def attach(self, cgroup: Path) -> SandboxKey:
         """Put the programs at *cgroup*; everything is denied until :meth:`admit`."""
-        key = SandboxKey(next(self._keys))
+        key = SandboxKey(next(_keys))
         self.wall.attach(cgroup, key)
         return key
 
@@ -63,7 +65,7 @@ class Enclosure:
         until_ns: int = 0,
     ) -> int:
         """Write a generation of *policy* and switch *key* over to it; return its number."""
-        generation = next(self._generations)
+        generation = next(_generations)
         tables = compile_policy(policy)
         self.wall.apply(generation, tables)
         look = self.inspector.inspection(generation, policy, tables) if self.inspector else None
@@ -134,8 +136,8 @@ class Enclosure:
 
 @contextmanager
 def enclosure(near: Namespace | None = None) -> Iterator[Enclosure]:
-    """Load a wall, unpinned, so that it ends with the test; its sandboxes have DNS in *near*."""
-    with Wall.load() as wall:
+    """Borrow a wall, unpinned; its sandboxes have DNS in *near*."""
+    with lent_wall() as wall:
         yield Enclosure(wall, near.call(netns_cookie) if near else 0)
 
 

@@ -135,19 +135,26 @@ _pieces = st.recursive(
 )
 
 
+# Made once: making a strategy takes longer than drawing from it.
+_BRANCHES = st.sampled_from((1, 1, 1, 2))
+_FOLDED = st.sampled_from((False, False, False, True))
+_noise = st.lists(st.sampled_from(ALPHABET), max_size=4).map(bytes)
+_NO_OR_NOISE = st.one_of(st.just(b""), _noise)
+_SPOILT = st.sampled_from((False, False, True))
+_LENGTHS = st.sampled_from((24, 24, 24, 2))
+_BYTES = st.sampled_from(ALPHABET)
+
+
 @st.composite
 def patterns(draw: st.DrawFn, *, ends: bool) -> Pattern:
     """Draw a pattern, where *ends* maybe with ``$``, that does not match the empty string."""
     branches = []
-    for _ in range(draw(st.sampled_from((1, 1, 1, 2)))):
+    for _ in range(draw(_BRANCHES)):
         piece = draw(_pieces)
         if re.compile(piece.text.encode("latin-1"), re.DOTALL).fullmatch(b""):
             piece = _sequence([piece, Piece("b", st.just(b"b"))])
         branches.append(Branch(piece, draw(st.booleans()), ends and draw(st.booleans())))
-    return Pattern(tuple(branches), draw(st.sampled_from((False, False, False, True))))
-
-
-_noise = st.lists(st.sampled_from(ALPHABET), max_size=4).map(bytes)
+    return Pattern(tuple(branches), draw(_FOLDED))
 
 
 @st.composite
@@ -158,11 +165,11 @@ def texts(draw: st.DrawFn, known: Sequence[Pattern]) -> bytes:
         branch = draw(st.sampled_from(pattern.branches))
         said += b"" if branch.is_anchored and not said else draw(_noise)
         said += draw(branch.piece.matching)
-    said += draw(st.one_of(st.just(b""), _noise))
-    if said and draw(st.sampled_from((False, False, True))):
+    said += draw(_NO_OR_NOISE)
+    if said and draw(_SPOILT):
         at = draw(st.integers(0, len(said) - 1))
-        said = said[:at] + bytes((draw(st.sampled_from(ALPHABET)),)) + said[at + 1 :]
-    return said[: draw(st.sampled_from((24, 24, 24, 2)))]
+        said = said[:at] + bytes((draw(_BYTES),)) + said[at + 1 :]
+    return said[: draw(_LENGTHS)]
 
 
 def signature(

@@ -66,35 +66,46 @@ REASONS = st.builds(
 QUESTIONS = st.builds(Question, name=TEXT, type=st.none() | st.integers(1, 65535))
 
 
+# Strategies made once: making one takes longer than drawing from it.
+_PROTOCOLS = st.sampled_from([1, 6, 17, 58, 132]) | st.integers(0, 255)
+_PLACES = st.none() | st.tuples(st.ip_addresses(), st.integers(0, 65535))
+_NO_OR_U64 = st.none() | U64
+_FLOW_PARTS = st.fixed_dictionaries(
+    {
+        "sandbox": SANDBOXES,
+        "time_ns": TIMES,
+        "mono_ns": U64,
+        "process": st.none() | PROCESSES,
+        "direction": st.sampled_from(Direction),
+        "verdict": st.sampled_from(Verdict),
+        "reason": REASONS,
+        "hook": st.sampled_from(Hook),
+        "errno": st.none() | st.integers(1, 133),
+        "socket_type": st.integers(0, 255),
+        "bytes_out": _NO_OR_U64,
+        "bytes_in": _NO_OR_U64,
+        "duration_ns": _NO_OR_U64,
+        "count": st.integers(0, 2**40),
+        "question": st.none() | QUESTIONS,
+    }
+)
+_NO_OR_TEXT = st.none() | TEXT
+
+
 @st.composite
 def flows(draw: st.DrawFn) -> FlowRecord:
     """Draw a flow record; its endpoints are of its protocol, as the engine's are."""
-    protocol = draw(st.sampled_from([1, 6, 17, 58, 132]) | st.integers(0, 255))
-    ends = st.none() | st.builds(
-        Endpoint, st.ip_addresses(), st.integers(0, 65535), st.just(protocol)
+    protocol = draw(_PROTOCOLS)
+    remote, local, claimed = (
+        place and Endpoint(*place, protocol) for place in (draw(_PLACES) for _ in range(3))
     )
-    remote = draw(ends)
     return FlowRecord(
-        sandbox=draw(SANDBOXES),
-        time_ns=draw(TIMES),
-        mono_ns=draw(U64),
-        process=draw(st.none() | PROCESSES),
-        direction=draw(st.sampled_from(Direction)),
         protocol=protocol,
-        local=draw(ends),
         remote=remote,
-        claimed=draw(ends),
-        verdict=draw(st.sampled_from(Verdict)),
-        reason=draw(REASONS),
-        hook=draw(st.sampled_from(Hook)),
-        errno=draw(st.none() | st.integers(1, 133)),
-        socket_type=draw(st.integers(0, 255)),
-        bytes_out=draw(st.none() | U64),
-        bytes_in=draw(st.none() | U64),
-        duration_ns=draw(st.none() | U64),
-        count=draw(st.integers(0, 2**40)),
-        name=draw(st.none() | TEXT) if remote is not None else None,
-        question=draw(st.none() | QUESTIONS),
+        local=local,
+        claimed=claimed,
+        name=draw(_NO_OR_TEXT) if remote is not None else None,
+        **draw(_FLOW_PARTS),
     )
 
 

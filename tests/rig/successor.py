@@ -10,19 +10,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import socket
-
     from agentwall.kernel.maps import SandboxSettings
     from agentwall.kernel.wall import Wall
     from agentwall.policy.tables import RuleTables
@@ -148,23 +147,33 @@ def probing(cgroup: Path, permitted: int, refused: int) -> Iterator[dict[str, in
             prober.kill()
 
 
-def echo(listener: socket.socket) -> None:
-    """Send back what comes, on every connection, until *listener* is closed."""
+@contextmanager
+def echoing(listener: socket.socket) -> Iterator[None]:
+    """Send back what comes, on every connection to *listener*, for the length of the block.
+
+    Nobody waits at it afterwards: a call that goes on after its descriptor was closed may come to
+    wait at another socket of that number, and take what is another test's.
+    """
 
     def serve(connection: socket.socket) -> None:
-        with connection:
+        # A peer that is killed resets.
+        with connection, suppress(ConnectionError):
             while data := connection.recv(4096):
                 connection.sendall(data)
 
     def accept() -> None:
-        while True:
-            try:
+        with suppress(OSError):
+            while True:
                 connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
+    thread = threading.Thread(target=accept, name="echo")
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def _arm(kill_at: str) -> None:

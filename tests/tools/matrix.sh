@@ -18,7 +18,7 @@ for name in wall connect inbound modes said resolve scan belt scope plain join; 
 	core+=" tests/kernel/test_$name.py"
 done
 declare -A tests=([6.1]="tests/kernel tests/agree tests/evasion tests/daemon/test_service.py
-		tests/probes/test_programs.py tests/probes/test_uprobes.py"
+		tests/probes/test_programs.py tests/probes/test_uprobes.py tests/probes/test_loading.py"
 	[6.12]="tests/kernel tests/agree"
 	[7.3]=$core [5.10]="tests/kernel/test_wall.py tests/kernel/test_connect.py")
 
