@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 GIVES_WAY_S = 0.02
 """How long one piece of work that nobody waits for is put off while the loop has something to do.
 Until then it is begun when the loop has nothing to do, be that for a moment."""
-MOST_PUT_OFF = 64
+MOST_PUT_OFF = 8
 """Pieces of work, not counting what may wait: where there are more, none is put off."""
 _MOMENT_S = 0.0005
 """Between two looks at whether it has."""
