@@ -58,15 +58,11 @@ class Town:
 
     def told(self, kind: str, who: str) -> list[dict[str, object]]:
         """Return the events of a kind about a client."""
-        address = self.addresses[who]
-        found = self.daemon.events(kind)
-        return [each for each in found if (each["remote"] or {}).get("address") == address]
+        return self.daemon.told(kind, self.addresses[who])
 
     def session_of(self, who: str) -> dict[str, object]:
         """Return the one TLS session of a client; if not read, it is told of a little later."""
-        wait_until(lambda: self.told("tls", who), what=f"a session of {who}")
-        [session] = self.told("tls", who)
-        return session
+        return self.daemon.session_to(self.addresses[who])
 
     def status(self) -> dict[str, object]:
         """Return what the daemon says of reading inside TLS."""

@@ -55,20 +55,6 @@ class Stand:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         return f"code {done.returncode}: {done.stdout}{done.stderr}"
 
-    def told(self, kind: str, address: str) -> list[dict[str, object]]:
-        """Return the events of a kind about who called *address*."""
-        return [
-            each
-            for each in self.daemon.events(kind)
-            if (each["remote"] or {}).get("address") == address
-        ]
-
-    def session_to(self, address: str) -> dict[str, object]:
-        """Return the one TLS session there; one that was not read is told of a little later."""
-        wait_until(lambda: self.told("tls", address), what=f"a session to {address}")
-        [session] = self.told("tls", address)
-        return session
-
     def text(self, address: str) -> bytes:
         """Return what the pool got there."""
         return b"".join(each.text for each in self.pool.settle(0) if each.called == address)
@@ -121,8 +107,8 @@ def test_first_process_of_an_image(stand, address, place, options):
     """The hook waits until the image's own library is probed: the first word is not out."""
     image = first.import_image(stand.engine, stand.directory, place)
     ended = stand.mine(address, image, *options)
-    session = stand.session_to(address)
-    mining = [each for each in stand.told("detection", address) if each["class"] == "mining"]
+    session = stand.daemon.session_to(address)
+    mining = [each for each in stand.daemon.told("detection", address) if each["class"] == "mining"]
 
     assert len(mining) == 1, ended
     [found] = mining
@@ -145,10 +131,10 @@ def test_library_where_nothing_says(stand):
     subprocess.run(
         stand.engine.command(*run, *by_itself), capture_output=True, check=False, timeout=60
     )
-    session = stand.session_to(address)
+    session = stand.daemon.session_to(address)
 
     assert session["read"] or session["reading"]["unread"] in UNREAD
-    assert session["read"] == bool(stand.told("detection", address))
+    assert session["read"] == bool(stand.daemon.told("detection", address))
 
 
 def test_all_say_the_same(stand, tmp_path):
@@ -161,8 +147,8 @@ def test_all_say_the_same(stand, tmp_path):
             own = first.write_own_library(tmp_path / str(number)).parent
             stand.daemon.run(cgroup, *enter, f"LD_LIBRARY_PATH={own}", *words)
         # Who came too early is told of when it has been looked at.
-        wait_until(lambda: len(stand.told("tls", "203.0.100.4")) == 3, what="three sessions")
-        sessions = stand.told("tls", "203.0.100.4")
+        wait_until(lambda: len(stand.daemon.told("tls", "203.0.100.4")) == 3, what="three sessions")
+        sessions = stand.daemon.told("tls", "203.0.100.4")
         shown = asked.sandbox(named)["tls"]
     audit = ["audit", "--fail-on", "never", "--format", "json", str(stand.daemon.log)]
     audited = json.loads(run_agentwall(*audit).stdout)["inside_tls"]

@@ -82,20 +82,6 @@ class Town:
         words = {"command": command} if command else {}
         return Start(image=image, parent=self.daemon.scope, **words, **options)
 
-    def told(self, kind: str, address: str) -> list[dict[str, object]]:
-        """Return the events of a kind about who called *address*."""
-        return [
-            each
-            for each in self.daemon.events(kind)
-            if (each["remote"] or {}).get("address") == address
-        ]
-
-    def session_to(self, address: str) -> dict[str, object]:
-        """Return the one TLS session there; one that was not read is told of a little later."""
-        wait_until(lambda: self.told("tls", address), what=f"a session to {address}")
-        [session] = self.told("tls", address)
-        return session
-
     def first(
         self,
         maker: Maker,
@@ -126,13 +112,13 @@ class Town:
             address, name = self.address(), image or self.image(maker, place)
             words = self.words(address, mines=mines)
             done = (run or maker.run)(self.start(name, *words, **options))
-            if self.session_to(address)["read"] or self.waited_s(address) < WAIT_S:
+            if self.daemon.session_to(address)["read"] or self.waited_s(address) < WAIT_S:
                 break
         return address, done
 
     def waited_s(self, address: str) -> float:
         """Return how long who called *address* was on its way since its hook asked."""
-        call = self.told("flow", address)[0]
+        call = self.daemon.told("flow", address)[0]
         asked = self.births(call["sandbox"]["id"])[-1]
         return (call["mono_ns"] - asked["mono_ns"]) / 1e9
 
@@ -152,9 +138,11 @@ class Town:
 
     def assert_cut_off(self, address: str) -> dict[str, object]:
         """Who mined at *address* was read and cut off before an octet left; return whose it is."""
-        session = self.session_to(address)
+        session = self.daemon.session_to(address)
         assert session["read"], f"{session['reading']}, after {self.waited_s(address)} s"
-        [found] = [each for each in self.told("detection", address) if each["class"] == "mining"]
+        [found] = [
+            each for each in self.daemon.told("detection", address) if each["class"] == "mining"
+        ]
 
         assert session["reading"]["unread"] is None
         assert (found["verdict"], found["evidence"]["inside"]) == ("deny", "tls")
@@ -236,10 +224,10 @@ def test_first_process(town, maker, place, variables):
 def test_benign_first_process(town, maker):
     """One that says nothing of the kind is read and let through."""
     address, done = town.first(maker, mines=False)
-    session = town.session_to(address)
+    session = town.daemon.session_to(address)
 
     assert done.returncode == 0, done.stderr
-    assert (session["read"], town.told("detection", address)) == (True, [])
+    assert (session["read"], town.daemon.told("detection", address)) == (True, [])
     assert town.text(address).decode().splitlines() == list(CLIENT.chat())
 
 
@@ -249,7 +237,7 @@ def test_denied_from_birth(town, maker):
     done = maker.run(
         town.start(town.image(maker), "/bin/nc", "-w", "1", address, "443", asks=False)
     )
-    [denial] = town.told("flow", address)
+    [denial] = town.daemon.told("flow", address)
 
     assert done.returncode != 0
     assert (denial["verdict"], denial["reason"]["code"]) == ("deny", "no-rule")

@@ -19,6 +19,7 @@ from agentwall.client import Client
 from agentwall.errors import ControlError, DaemonNotRunningError
 from agentwall.kernel import pins
 from rig.cgroup import cgroup_root, in_cgroup, temp_cgroup
+from rig.process import wait_until
 
 START_S = 120.0
 """Generous: on an emulated processor Python alone takes its time."""
@@ -142,6 +143,17 @@ class Daemon:
             return []
         found = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [each for each in found if kind in (None, each["kind"])]
+
+    def told(self, kind: str, address: str) -> list[dict[str, object]]:
+        """Return the events of a kind about who called *address*."""
+        found = self.events(kind)
+        return [each for each in found if (each["remote"] or {}).get("address") == address]
+
+    def session_to(self, address: str) -> dict[str, object]:
+        """Return the one TLS session there; one that was not read is told of a little later."""
+        wait_until(lambda: self.told("tls", address), what=f"a session to {address}")
+        [session] = self.told("tls", address)
+        return session
 
     def sandbox_at(self, cgroup: Path) -> dict[str, object] | None:
         """Return the sandbox with this cgroup, if there is one that is not leaving."""
