@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from agentwall.daemon.leftovers import clear_leftover, find_leftovers
 
 # How long an example takes says what else the machine does.
-settings.register_profile("agentwall", deadline=None)
+settings.register_profile("agentwall", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("agentwall")
 
 

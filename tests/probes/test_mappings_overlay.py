@@ -293,9 +293,14 @@ def test_a_process_that_ends_in_between_maps_nothing_else():
 
 
 def program_of(pid: int) -> Mapping:
-    wait_until(lambda: os.readlink(f"/proc/{pid}/exe") == os.path.realpath("/bin/sleep"), what="it")
+    """Return the mapping of /bin/sleep, once it is there: its name in /proc is there before it."""
     name = os.fsencode(os.path.realpath("/bin/sleep"))
-    return next(each for each in executable_mappings(pid) if each.path == name)
+
+    def found() -> list[Mapping]:
+        return [each for each in executable_mappings(pid) if each.path == name]
+
+    wait_until(found, what="it to be mapped")
+    return found()[0]
 
 
 def state_of(pid: int) -> str:
