@@ -2,7 +2,12 @@
 /* What user space gets of text inside TLS: the octets of a match, and octets for the decoders. */
 #include "plain.bpf.h"
 
-static __always_inline void aw_open_case(const struct aw_plain_connection *connection,
+/*
+ * Of a flow that is to be judged by other rules with its next packet it is not known which of them will
+ * count; it is read by what they have in common.
+ */
+static __always_inline void aw_open_case(const struct aw_plain_work *work,
+					 const struct aw_plain_connection *connection,
 					 const struct aw_sandbox *sandbox, struct aw_case *c)
 {
 	__builtin_memset(c, 0, sizeof(*c));
@@ -15,7 +20,7 @@ static __always_inline void aw_open_case(const struct aw_plain_connection *conne
 	c->socket_type = SOCK_STREAM;
 	c->cookie = connection->cookie;
 	c->name = connection->name;
-	c->rule = connection->generation ? connection->rule : AW_NO_RULE;
+	c->rule = connection->generation == work->generation ? connection->rule : AW_NO_RULE;
 	c->direction = connection->direction;
 	c->remote_port = connection->remote_port;
 	c->local_port = connection->local_port;
@@ -25,11 +30,9 @@ static __always_inline void aw_open_case(const struct aw_plain_connection *conne
 
 /* Here, unlike at egress, who runs is who said it. */
 static __always_inline void aw_fill_plain(struct aw_event *event, struct aw_case *c,
-					  const struct aw_plain_connection *connection,
-					  const struct aw_sandbox *sandbox)
+					  __u32 generation)
 {
-	aw_fill_event(event, c,
-		      connection->generation ? connection->generation : sandbox->generation, 0);
+	aw_fill_event(event, c, generation, 0);
 	event->pid = bpf_get_current_pid_tgid() >> 32;
 	event->uid = bpf_get_current_uid_gid();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
@@ -38,7 +41,6 @@ static __always_inline void aw_fill_plain(struct aw_event *event, struct aw_case
 /* Sends an event with the last octets up to the end of the match. */
 static __always_inline void aw_tell_plain(struct aw_case *c,
 					  const struct aw_plain_connection *connection,
-					  const struct aw_sandbox *sandbox,
 					  const struct aw_plain_work *work, __u32 table)
 {
 	__u32 have, count = work->read, way = work->way & 1;
@@ -51,7 +53,7 @@ static __always_inline void aw_tell_plain(struct aw_case *c,
 		AW_COUNT(c->id, lost_denials);
 		return;
 	}
-	aw_fill_plain(&event->event, c, connection, sandbox);
+	aw_fill_plain(&event->event, c, work->generation);
 	event->table = table;
 	event->position = work->before + count;
 	event->left = work->before;
@@ -110,7 +112,7 @@ AW_GLOBAL int aw_take_plain(__u32 index)
 	if (!fresh)
 		return AW_ACTION_ALLOW;
 	c = (void *)work->about;
-	aw_open_case(connection, sandbox, c);
+	aw_open_case(work, connection, sandbox, c);
 	AW_COUNT(c->id, matches);
 	if (certain && c->cookie) {
 		c->verdict = c->mode == AW_MODE_OBSERVE ? AW_VERDICT_ALLOW : AW_VERDICT_DENY;
@@ -125,7 +127,7 @@ AW_GLOBAL int aw_take_plain(__u32 index)
 		connection->dead = 1;
 		aw_mark_dead(c->id, dead);
 	}
-	aw_tell_plain(c, connection, sandbox, work, table->generation);
+	aw_tell_plain(c, connection, work, table->generation);
 	return action;
 }
 
@@ -150,13 +152,13 @@ AW_GLOBAL int aw_hand_plain(__u32 index, __u64 text, __u32 size)
 	if (count > AW_EXCERPT_BYTES)
 		count = AW_EXCERPT_BYTES;
 	c = (void *)work->about;
-	aw_open_case(connection, sandbox, c);
+	aw_open_case(work, connection, sandbox, c);
 	event = bpf_ringbuf_reserve(&aw_excerpts, sizeof(*event), 0);
 	if (!event) {
 		AW_COUNT(c->id, lost_excerpts);
 		return 0;
 	}
-	aw_fill_plain(&event->event, c, connection, sandbox);
+	aw_fill_plain(&event->event, c, work->generation);
 	event->position = work->before;
 	event->side = work->side;
 	event->_pad = 0;

@@ -131,6 +131,7 @@ static __always_inline __u32 aw_open_plain(struct aw_plain_work *work,
 		connection->reported = connection->judged = 0;
 	}
 	work->before = connection->position[way];
+	work->generation = sandbox->generation;
 	work->cursor.table = slot;
 	work->cursor.state = work->before ? connection->state[way] : start;
 	work->cursor.ignored = connection->reported | ignored |

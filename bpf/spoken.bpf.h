@@ -53,6 +53,7 @@ struct aw_plain_work {
 	__u32 left; /* octets to read */
 	__u32 read; /* octets of this call that were read */
 	__u32 before; /* octets of the connection that were said in earlier calls */
+	__u32 generation; /* of the sandbox, by which it is read */
 	__u8 way; /* AW_WAY_* */
 	__u8 side; /* enum aw_side */
 	__u8 _pad[2];

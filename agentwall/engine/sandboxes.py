@@ -17,8 +17,9 @@ from agentwall.engine.tls_sessions import NOTHING, Offer, TlsCounts, TlsSessions
 from agentwall.engine.watch import Watch
 from agentwall.flow.origin import Origin
 from agentwall.flow.record import Attempt, FlowTotals, PolicyInForce, Sandbox, TlsRecord
-from agentwall.flow.verdict import Mode
-from agentwall.policy.model import Policy, Response, Rule
+from agentwall.flow.verdict import Hook, Mode
+from agentwall.policy.evaluate import evaluate
+from agentwall.policy.model import Inspect, LoopbackScope, Policy, Response, Rule
 
 KEPT_LABELS = 8
 """Sets of labels; of what the kernel saw before the oldest of them, that one is told."""
@@ -128,11 +129,14 @@ class KnownSandbox:
         return self.generations.get(generation, newest)
 
     def rule(self, seen: Attempt | FlowTotals) -> Rule | None:
-        """Return the rule that decided about *seen*, if it is known."""
+        """Return the rule that decided about *seen*, or is to, if it is known."""
         applied = self.generations.get(seen.generation)
-        if seen.rule is None or applied is None or seen.rule >= len(applied.tables.rules):
+        if applied is None:
             return None
-        return applied.tables.rules[seen.rule]
+        if seen.rule is None:
+            return rule_to_be(seen, applied.policy) if isinstance(seen, Attempt) else None
+        rules = applied.tables.rules
+        return rules[seen.rule] if seen.rule < len(rules) else None
 
     @property
     def watch(self) -> Watch:
@@ -172,6 +176,28 @@ class KnownSandbox:
     def forgotten(self) -> int:
         """What behaviour and decoders had to forget to stay within their bounds."""
         return (self._watch.dropped if self._watch else 0) + self.detections.forgotten
+
+
+def rule_to_be(attempt: Attempt, policy: Policy) -> Rule | None:
+    """Return the rule by which a flow will be judged, where *attempt* is inside TLS and between.
+
+    That is, after *policy* was put in force and before the flow's next packet, with which the
+    kernel judges it anew. None for all others, and where no rule would have anything passed over.
+    """
+    if attempt.hook is not Hook.PLAIN or not attempt.cookie or attempt.remote is None:
+        return None
+    rules = (*policy.allow, *policy.inbound)
+    if all(rule.inspect is Inspect.ALL and not rule.excepts for rule in rules):
+        return None
+    decision = evaluate(
+        policy,
+        direction=attempt.direction,
+        remote=attempt.remote,
+        local_port=attempt.local.port if attempt.local is not None else 0,
+        loopback=LoopbackScope.FREE,
+        names=(attempt.name,) if attempt.name is not None else (),
+    )
+    return decision.rule
 
 
 def _put(kept: dict[int, _Value], key: int, value: _Value, most: int) -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rig.enclosure import parse_policy
 from rig.records import SANDBOX, SECOND, START_NS, endpoint, flow
-from rig.sights import ACCEPTS, KEY, POLICY, SIGNATURES, TABLES, excerpt
+from rig.sights import ACCEPTS, ATTEMPT, KEY, POLICY, SIGNATURES, TABLES, excerpt
 
 from agentwall.detect.signature_load import load_signatures
 from agentwall.engine.detections import IndicatorIndexes
@@ -25,7 +26,8 @@ from agentwall.engine.sandboxes import KEPT_LABELS, KnownSandbox
 from agentwall.flow.finding import DetectionClass
 from agentwall.flow.origin import Origin, Runtime
 from agentwall.flow.record import PolicyInForce, Sandbox, SandboxKey
-from agentwall.flow.verdict import Mode
+from agentwall.flow.verdict import Hook, Mode
+from agentwall.policy.compile import compile_policy
 from agentwall.policy.model import DETECT_DEFAULTS, Detect, Response, ScanLimits
 
 ORIGIN = Origin(runtime=Runtime.DOCKER, container="ab" * 32)
@@ -103,6 +105,42 @@ def test_the_policy_of_a_generation():
     assert known.named(9, 2).policy == PolicyInForce(name="p", phase="agent", commit="c1")
     assert known.named(9).policy is known.named(9, 2).policy
     assert known.named(9, 77).policy is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"hook": Hook.PLAIN}, 1),
+        ({"hook": Hook.PLAIN, "remote": endpoint("192.0.2.1", 443)}, 0),
+        ({"hook": Hook.PLAIN, "remote": endpoint("198.51.100.1", 443)}, None),
+        ({"hook": Hook.PLAIN, "rule": 0}, 0),
+        ({"hook": Hook.PLAIN, "cookie": 0}, None),
+        ({"hook": Hook.PLAIN, "remote": None}, None),
+        ({"hook": Hook.EGRESS}, None),
+    ],
+)
+def test_the_rule_to_be(changes, expected):
+    """What is said inside TLS before its flow is judged anew counts by the rule that is to come."""
+    policy = parse_policy(
+        "name: p\nallow:\n"
+        "  - {cidr: 192.0.2.0/24, ports: [any]}\n"
+        "  - {cidr: 203.0.113.0/24, ports: [any], except: [mining]}\n"
+    )
+    tables = compile_policy(policy)
+    known = known_of()
+    known.apply(replace(applied(3), policy=policy, tables=tables))
+    found = known.rule(replace(ATTEMPT, **{"rule": None, **changes}))
+
+    assert found == (None if expected is None else policy.allow[expected])
+
+
+def test_the_rule_to_be_is_asked_for_where_it_matters():
+    """Where every rule has everything read it makes no difference which one it is."""
+    policy = parse_policy("name: p\nallow:\n  - {cidr: 203.0.113.0/24, ports: [any]}\n")
+    known = known_of()
+    known.apply(replace(applied(3), policy=policy, tables=compile_policy(policy)))
+
+    assert known.rule(replace(ATTEMPT, rule=None, hook=Hook.PLAIN)) is None
 
 
 def test_generations_are_bounded():

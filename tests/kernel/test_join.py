@@ -248,6 +248,23 @@ def test_policy_switch(bench):
             assert bench.await_said(kept + LINE, OUTSIDE) == kept + LINE
 
 
+def test_said_between_a_switch_and_the_next_packet(bench):
+    """It is told as of the new rules, of which none is known to permit the flow yet."""
+    with temp_cgroup() as cgroup, bench.enclosure.enclosed(cgroup, parse_policy(POLICY)) as key:
+        bench.servers[PERMITTED].clear()
+        with bench.talker(cgroup) as talker:
+            number = talker.opened()
+            talker.ask("say", number, LINE)
+            new = bench.enclosure.bind(key, parse_policy(TELLING % (PERMITTED, "tunnel")))
+            bench.enclosure.wall.forget(new - 1)
+            talker.ask("say", number, SUBSCRIBE)
+            (event,) = bench.matches(key)
+
+            assert (event.generation, event.rule) == (new, None)
+            assert event.verdict is Verdict.DENY
+            assert bench.await_said(LINE) == LINE
+
+
 def test_hello(bench):
     """A flow's ClientHello is told once, with the library where the flow is joined."""
     with bench.sandbox() as (key, talker):
