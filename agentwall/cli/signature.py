@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from rich import box
@@ -38,6 +38,11 @@ _COLUMNS = (
     *("id", "class", "dialect", "protocol", "direction", "confidence", "maturity"),
     "by default",
 )
+_HEADINGS = {column: column for column in _COLUMNS}
+_SPARED = ("direction", "protocol", "class", "maturity", "confidence", "dialect")
+"""Columns that a terminal too narrow for all goes without, one after the other."""
+_GAP = 3
+"""Between two columns."""
 
 _extra = click.option(
     "--signatures",
@@ -133,30 +138,48 @@ def _direction(each: Signature) -> str:
 
 
 def _print_table(signatures: Sequence[Signature], indicators: Sequence[Indicators]) -> None:
+    rows = [
+        _row(each, each.transport.value, _direction(each), each.maturity.value)
+        for each in signatures
+    ]
+    rows += [_row(names, "name", "client", names.dated) for names in indicators]
+    screen = console()
+    columns = _fitting(rows, screen.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in _COLUMNS:
+    for column in columns:
         table.add_column(column, no_wrap=True)
-    for each in signatures:
-        _add_row(table, each, each.transport.value, _direction(each), each.maturity.value)
-    for names in indicators:
-        _add_row(table, names, "name", "client", names.dated)
-    shown = console()
-    with shown.capture() as captured:
-        shown.print(table)
+    for row in rows:
+        *described, response = (row[column] for column in columns)
+        table.add_row(*map(Text, described), Text(response, style=_STYLES[response]))
+    with screen.capture() as captured:
+        screen.print(table)
     # Cells are filled up with blanks, which nobody needs at the end of a line.
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
     listed = sum(len(each.names) for each in indicators)
     click.echo(f"{len(signatures)} signatures, {listed} names in {len(indicators)} lists")
+    if left_out := [column for column in _COLUMNS if column not in columns]:
+        click.echo(f"left out in this terminal: {', '.join(left_out)}")
 
 
-def _add_row(
-    table: Table, each: Signature | Indicators, protocol: str, direction: str, maturity: str
-) -> None:
-    response = response_by_default(each)
-    described = (each.id, each.cls.value, each.dialect)
-    cells = (*described, protocol, direction, each.confidence.value, maturity)
-    styled = Text(response, style=_STYLES[response])
-    table.add_row(*(Text(printable(cell)) for cell in cells), styled)
+def _row(
+    each: Signature | Indicators, protocol: str, direction: str, maturity: str
+) -> dict[str, str]:
+    described = (each.id, each.cls.value, each.dialect, protocol, direction, each.confidence.value)
+    cells = (*described, maturity, response_by_default(each))
+    return {column: printable(cell) for column, cell in zip(_COLUMNS, cells, strict=True)}
+
+
+def _fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return the columns that go side by side into *width* whole; the first and the last always."""
+    columns = list(_COLUMNS)
+    for spared in _SPARED:
+        widest = (
+            max(len(each[column]) for each in ({column: column}, *rows)) for column in columns
+        )
+        if sum(widest) + _GAP * (len(columns) - 1) <= width:
+            break
+        columns.remove(spared)
+    return columns
 
 
 @signature.command()

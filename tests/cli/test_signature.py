@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import pytest
 from rig.tree import ROOT
@@ -12,7 +14,9 @@ from agentwall.cli.main import main
 from agentwall.cli.signature import response_by_default
 from agentwall.detect.signature_load import load_signatures
 from agentwall.host import kept_files, signature_files
+from agentwall.sinks.pretty import make_console
 
+SHIPPED = ROOT / "policies" / "signatures"
 GOOD = """\
 version: 1
 signatures:
@@ -61,10 +65,31 @@ def test_ls(capsys):
 
 def test_ls_is_whole_in_a_pipe(capsys):
     """Nothing of the shipped signatures is cut where stdout is no terminal."""
-    code, out, _ = _run(capsys, "signature", "ls")
+    code, out, _ = _run(capsys, "signature", "ls", "--signatures", str(SHIPPED))
+
+    assert code == 0
+    assert "mining/stratum" in out
+    assert "\u2026" not in out
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(140, None), (120, "direction"), (80, "class, protocol, direction, maturity")],
+)
+def test_ls_in_a_terminal(capsys, monkeypatch, width, left_out):
+    """No cell is cut: a narrow terminal goes without columns, and is told which."""
+    command = importlib.import_module("agentwall.cli.signature")
+    monkeypatch.setattr(command, "console", lambda: make_console(sys.stdout, width=width))
+    code, out, _ = _run(capsys, "signature", "ls", "--signatures", str(SHIPPED))
+    heading, _, *rows = out.splitlines()
+    told = [row for row in rows if row.startswith("left out")]
 
     assert code == 0
     assert "\u2026" not in out
+    assert heading.startswith("id ")
+    assert heading.endswith(" by default")
+    assert told == ([f"left out in this terminal: {left_out}"] if left_out else [])
+    assert max(map(len, rows)) <= width
 
 
 def test_ls_of_a_class(capsys):
@@ -183,9 +208,6 @@ def test_policy_check_of_a_bad_file(capsys, tmp_path, old, new, expected):
 
     assert code == 2
     assert err.startswith(f"agentwall: {expected}")
-
-
-SHIPPED = ROOT / "policies" / "signatures"
 
 
 @pytest.mark.parametrize(
