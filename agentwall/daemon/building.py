@@ -69,6 +69,8 @@ class Parts:
     groups: Groups
     inside: Inside
     """Not started."""
+    config: Config
+    """Which the daemon started with."""
     report: Mapping[str, object]
     """What the log should say of the start."""
     scope_problems: dict[str, str] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Parts:
         except AgentwallError as err:
             return Outcome(time_ns=now_ns, applied=False, what=kept, problems=(str(err),))
         self.guard_scopes(found.config)
-        what = f"{_difference(before, found)}; {switched} judged otherwise"
+        what = f"{_difference(before, found, self.config)}; {switched} judged otherwise"
         return Outcome(time_ns=now_ns, applied=True, what=what, problems=tuple(problems))
 
     def guard_scopes(self, config: Config) -> None:
@@ -177,7 +179,7 @@ def pin_directory(config: Config) -> Path:
     return pins.BPFFS / config.state.name
 
 
-def _difference(before: Edition, after: Edition) -> str:
+def _difference(before: Edition, after: Edition, started: Config) -> str:
     old = {name: bodies[0].policy.digest for name, bodies in before.policies.items()}
     new = {name: bodies[0].policy.digest for name, bodies in after.policies.items()}
     said = [
@@ -193,9 +195,8 @@ def _difference(before: Edition, after: Edition) -> str:
         said.append("signatures changed")
     if before.commit != after.commit:
         said.append(f"commit {(after.commit or 'none')[:12]}")
-    waits = [
-        name for name in _AT_START if getattr(before.config, name) != getattr(after.config, name)
-    ]
+    # Against what is in force, which may be older than the edition before.
+    waits = [name for name in _AT_START if getattr(started, name) != getattr(after.config, name)]
     if waits:
         said.append(f"{', '.join(waits)}: from the daemon's next start on")
     return "; ".join(said) or "nothing is different"
@@ -290,6 +291,7 @@ def _assemble(
         upkeep=Upkeep(keeper, pump, ended),
         responder=responder,
         inside=inside,
+        config=edition.config,
         sinks=sinks,
         sockets=control[0],
         groups=control[1],

@@ -14,6 +14,7 @@ from rig.keeping import make_edition, owned, spelled
 from rig.process import wait_until
 
 from agentwall.daemon.building import _capacity, _difference, _may_degrade
+from agentwall.daemon.config import TlsSettings, TlsUse
 from agentwall.kernel.capacity import Capacity
 
 LOCAL = "allow: [{cidr: 127.0.0.1, ports: [any]}]\n"
@@ -153,10 +154,22 @@ def test_what_is_different_is_named(tmp_path):
     before = make_edition(tmp_path, {"a": "allow: []\n", "b": LOCAL, "c": LOCAL}, SCOPE)
     after = make_edition(tmp_path, {"b": "allow: []\n", "c": LOCAL, "d": LOCAL, "e": ""}, SCOPE)
     others = replace(after.signatures, digest="0" * 64)
-    said = _difference(before, replace(after, signatures=others, commit="f" * 40))
+    later = replace(after, signatures=others, commit="f" * 40)
+    said = _difference(before, later, before.config)
 
     assert said == ("added d, e; removed a; changed b; signatures changed; commit ffffffffffff")
-    assert _difference(after, after) == "nothing is different"
+    assert _difference(after, after, after.config) == "nothing is different"
+
+
+def test_what_waits_for_the_next_start_is_named(tmp_path):
+    """As long as it differs from what the daemon started with, and no longer."""
+    first = make_edition(tmp_path, {"a": LOCAL}, SCOPE)
+    off = replace(first, config=replace(first.config, tls=TlsSettings(inspect=TlsUse.OFF)))
+    waiting = "tls: from the daemon's next start on"
+
+    assert _difference(first, off, first.config) == waiting
+    assert _difference(off, off, first.config) == waiting
+    assert _difference(off, first, first.config) == "nothing is different"
 
 
 def test_a_wall_has_room_for_the_edition_twice(tmp_path):
