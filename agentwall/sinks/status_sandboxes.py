@@ -51,10 +51,10 @@ def sandbox_list(
         last = moment(each, "last_denial") or "-"
         if is_narrow:
             state = Text().append(f"{text(each, 'state')}\n", style="dim")
-            cells = (_judged(each), state.append_text(_coverage(each)), _denied(each))
+            cells = (_judged(each), state.append_text(_coverage_listed(each)), _denied(each))
             shown.add_row(_stacked(each), *cells, last.replace(" ", "\n"))
         else:
-            judged = (_policy(each), _mode(each), _coverage(each), _denied(each), last)
+            judged = (_policy(each), _mode(each), _coverage_listed(each), _denied(each), last)
             rest = (text(each, "state"), Text(labels(each)))
             shown.add_row(text(each, "id", _MAX_NAME), _name(each), *judged, *rest)
     yield shown
@@ -320,6 +320,13 @@ def _coverage(sandbox: Fields) -> Text:
     level = text(sandbox, "coverage") or "none"
     roads = len(texts(sandbox, "open_roads"))
     return Text(f"{level}{f' ({roads} open)' if roads else ''}", style=coverage_style(level))
+
+
+def _coverage_listed(sandbox: Fields) -> Text:
+    shown = _coverage(sandbox)
+    if unread := number(sandbox, "tls_unread"):
+        shown.append(f"\nTLS of {unread} not read", style="yellow")
+    return shown
 
 
 def _denied(sandbox: Fields) -> Text:

@@ -37,6 +37,15 @@ def test_list():
     assert lines[-1] == "2 sandboxes"
 
 
+@pytest.mark.parametrize("is_narrow", [False, True])
+def test_list_of_who_is_not_read(is_narrow):
+    """Processes whose TLS is not read stand with the coverage; none is not worth a word."""
+    listed = [{**sandbox(1), "tls_unread": 2}, {**sandbox(2), "tls_unread": 0}, sandbox(3)]
+    said = "\n".join(_print(sandbox_list(listed, is_narrow=is_narrow)))
+
+    assert said.count("TLS of 2 not read") == said.count("not read") == 1
+
+
 def test_why_sessions_were_not_read():
     """Reasons are told of processes that have ended as well."""
     tls = {"sessions": 9, "joined": 7, "unread": {"static": 1, "go": 1}, "processes": []}
