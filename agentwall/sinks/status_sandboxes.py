@@ -176,21 +176,21 @@ def _denials(denials: Fields) -> Iterable[RenderableType]:
     if not rows:
         return
     yield Text("")
-    shown = plain_table(
-        *("times", "at", "denied", "process", "rule", "where"),
-        numbers=("times",),
-        folded=("denied", "process", "rule", "where"),
-    )
+    columns = ["times", "at", "denied", "process", "rule"]
+    if has_lines := any(text(row, "file") for row in rows[:_MAX_ROWS]):
+        columns.append("where")
+    shown = plain_table(*columns, numbers=("times",), folded=("denied", "process", "rule", "where"))
     for row in rows[:_MAX_ROWS]:
         file, line = text(row, "file"), text(row, "line")
-        shown.add_row(
+        cells = (
             str(number(row, "count")),
             moment(row, "time"),
             Text(_target(row), style="red"),
             text(row, "process") or _process(part(row, "process")),
             text(row, "rule") or text(row, "reason"),
-            Text(f"{file}:{line}" if line else file, style="dim"),
         )
+        where = Text(f"{file}:{line}" if line else file, style="dim")
+        shown.add_row(*cells, *([where] if has_lines else []))
     yield shown
     if len(rows) > _MAX_ROWS:
         yield Text(f"{len(rows) - _MAX_ROWS} more; the event log has them", style="dim")

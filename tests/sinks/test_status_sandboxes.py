@@ -150,6 +150,20 @@ def test_nobody_looked_inside():
     assert not any(line.startswith("process ") for line in lines)
 
 
+def test_denials_by_no_rule_have_no_lines():
+    """Where no row has a line of a policy there is no column of lines."""
+    denials = busy_sandbox()["denials"]
+    rows = [{**row, "file": None, "line": None} for row in denials["denials"]]
+    headings = [
+        line.split()[-1]
+        for each in (denials, {**denials, "denials": rows})
+        for line in _print(sandbox_parts(sandbox(1, denials=each)))
+        if line.startswith("times ")
+    ]
+
+    assert headings == ["where", "rule"]
+
+
 def test_many_denials():
     """Fifty are listed, the rest counted."""
     row = busy_sandbox()["denials"]["denials"][1]
