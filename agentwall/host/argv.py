@@ -183,7 +183,9 @@ class _Hand:
     def close(self) -> None:
         """End it, as soon as it has read what it reads."""
         self._pid = 0
-        self._asked.release()
+        # Not locked: it has not had its turn since it was asked, and then finds nothing to read.
+        if self._asked.locked():
+            self._asked.release()
 
     def _waits_in_kernel(self) -> bool:
         try:
