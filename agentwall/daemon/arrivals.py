@@ -30,7 +30,7 @@ from agentwall.policy.evaluate import loopback_scope
 
 logger = logging.getLogger(__name__)
 
-_RETRIES = 4
+_RETRIES = 10
 """How often a runtime is asked about a container that it does not know yet, a second apart."""
 _YOUNG_NS = 15 * 10**9
 _MAX_WAITING = 4096

@@ -45,8 +45,8 @@ PINS = "probes"
 _AT_ONCE = 256
 """Mappings taken at a time."""
 _UPKEEP_S = 5.0
-_CLOSED_AT_ONCE = 8
-"""Probes taken off in one round of upkeep: 0.8 s."""
+_CLOSED_EACH_TIME = 8
+"""Probes taken off after one round of upkeep, 0.1 s each; whatever else there is comes before."""
 _PATIENCE_S = 3.0
 """For what a sandbox may delay."""
 _SETTLED_S = 30.0
@@ -316,13 +316,14 @@ class Inside:
         except KernelError as err:
             logger.warning("inside TLS: connections of ended processes not forgotten: %s", err)
         finder.attached.expire(time.monotonic())
-        finder.attached.close_some(_CLOSED_AT_ONCE)
         libraries = probed_libraries(finder.attached, self._clock_offset_ns)
         return libraries, finder.attached.take_changed(), living()
 
     def _kept_up(self, found: tuple[tuple[ProbedLibrary, ...], set[Hashable], set[int]]) -> None:
         assert self._finder is not None
         libraries, changed, there = found
+        for _ in range(_CLOSED_EACH_TIME if self._finder.attached.close_some(0) else 0):
+            self._thread.run(self._finder.attached.close_some, may_wait=True)
         self._is_upkept = True
         self._speakers.see_who_is_gone(there)
         self._speakers.look_again(changed)
