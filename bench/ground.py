@@ -28,7 +28,7 @@ FAR_ADDRESS = "203.0.113.2"
 """Behind the veth."""
 NEAR_ADDRESS = "203.0.113.1"
 
-_SETTLE_S = 5.0
+_SETTLE_S = 60.0
 _CLONE_NEWNET = 0x4000_0000
 _T = TypeVar("_T")
 _numbers = itertools.count(1)

@@ -46,8 +46,8 @@ class Hosted:
 
     @property
     def state(self) -> Path:
-        """Its records."""
-        return Path("/run/agentwall") / self.directory.name
+        """Its records; of this process's daemon alone, and so are the pins of that name."""
+        return Path("/run/agentwall") / f"bench-{os.getpid()}-{self.directory.name}"
 
     def write(self, policy: str, name: str = POLICY) -> None:
         """Write a policy whose text is *policy*, beside version and name, at once."""

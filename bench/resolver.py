@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from bench.ground import FAR_ADDRESS, LOCAL_ADDRESS, Ground, run
 from bench.policies import PERMITTED_NAME
 
-_START_S = 5.0
+_START_S = 60.0
 _TTL_S = 3600
 
 

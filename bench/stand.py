@@ -47,7 +47,7 @@ def stand(policy_path: Path, cgroup: Path) -> dict[str, float]:
         marks.append(time.perf_counter())
         with admitted(wall, cgroup, agentwall.settings()):
             marks.append(time.perf_counter())
-            memory = {"resident": _status_bytes("VmRSS"), "peak": _status_bytes("VmHWM")}
+            memory = _memory_bytes()
             spans = itertools.pairwise(marks)
             steps = zip(Step, spans, strict=True)
             took = {step.name: end - start for step, (start, end) in steps}
@@ -55,11 +55,11 @@ def stand(policy_path: Path, cgroup: Path) -> dict[str, float]:
 
 
 # Shared libraries included. VmHWM, unlike getrusage(2), leaves out what the parent held at fork.
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status: expected {field}, got none")
+def _memory_bytes() -> dict[str, int]:
+    # Of one look: between two of them memory may be given back.
+    lines = map(str.split, Path("/proc/self/status").read_text().splitlines())
+    found = {words[0]: int(words[1]) * 1024 for words in lines if words[0].startswith("Vm")}
+    return {"resident": found["VmRSS:"], "peak": found["VmHWM:"]}
 
 
 def _maps_bytes(cgroup: Path) -> int:

@@ -92,10 +92,11 @@ def _watch(path: Path, seen: list[int], stop: threading.Event) -> None:
     while not is_last:
         is_last = stop.is_set()
         if path.exists() and path.stat().st_size > at:
-            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             with path.open("rb") as events:
                 events.seek(at)
                 text = events.read()
+            # Not before: what came in between would have been seen before it was said.
+            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             whole = text[: text.rfind(b"\n") + 1]
             at += len(whole)
             kinds = [json.loads(each)["kind"] for each in whole.splitlines()]

@@ -22,7 +22,7 @@ from bench.variants import OTHER_CPU
 WEB_PORT, TALK_PORT = 443, 4433
 SMALL = "small.json"
 LIBRARIES = ("libssl.so.3", "libcrypto.so.3")
-_START_S = 10.0
+_START_S = 60.0
 _UNDISTURBED = ("nice", "-n", "-20")
 _CONFIGURATION = """
 daemon off;
