@@ -12,6 +12,7 @@ import threading
 import pytest
 from rig.cli import environment
 from rig.control import serving
+from rig.process import wait_until
 
 from agentwall.client import (
     Busy,
@@ -230,6 +231,7 @@ def test_no_answer(tmp_path):
     with serving(tmp_path / "c.sock", handle) as served, Client(served.path) as wall:
         with pytest.raises(TimedOut, match=r"no answer to reload within 0.1 s"):
             wall.request("reload", {"wait": True}, 0.1)
+        wait_until(lambda: deferred, what="the request at the server")
         served.in_loop(lambda: deferred[0].complete({"late": True}))
 
         assert wall.status() == {"request": "status"}

@@ -162,7 +162,7 @@ def test_demo_passes(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as demo:
-        out, err = demo.communicate(timeout=120)
+        out, err = demo.communicate(timeout=900)
     made = f"agentwall-test-{demo.pid}-*"
 
     assert demo.returncode == 0, out + err

@@ -68,4 +68,4 @@ def behind_a_wall() -> Iterator[Behind]:
             )
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(10)
+            process.wait(60)

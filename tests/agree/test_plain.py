@@ -13,6 +13,7 @@ from agree.flows import Expected, Judge, RandomFlow, random_flows
 from rig.enclosure import describe, parse_policy
 from rig.inspection import automaton, signatures
 from rig.lab import PERMITTED
+from rig.process import wait_until
 from rig.spoken import Ground, Talker, ground
 
 from agentwall.detect.judging import masks_of
@@ -74,6 +75,9 @@ def compare(
     """Say *flow* and hold the reports equal; return how many there are by now."""
     bench.servers[PERMITTED].clear()
     number, data = talker.opened(), b"".join(flow.pieces)
+    # Else, of what is cut before any text, it might come after the next flow has begun.
+    server = bench.servers[PERMITTED]
+    wait_until(lambda: server.connections == 1, what="the connection at its server")
     talker.ask("say_pieces", number, *flow.pieces)
     events: list[Attempt] = bench.matches(key)[seen:]
     found = [(each.match.accept, each.match.position) for each in events if each.match]

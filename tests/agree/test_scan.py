@@ -46,7 +46,8 @@ POLICY = parse_policy(
     """
 )
 ADDRESSES = (PERMITTED, PERMITTED6)
-WAIT_S = 5.0
+WAIT_S = 60.0
+"""For what must come."""
 GO = b"\xff"
 """Asks the far side to speak, and is nothing that any signature begins with."""
 ECHO_REQUEST = {PERMITTED: 8, PERMITTED6: 128}
@@ -105,7 +106,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         wall.inspector = inspector(wall.wall)
         masks = masks_of(POLICY, compile_policy(POLICY), known)
         listeners = {address: _listener(made, address) for address in ADDRESSES}
-        with wall.enclosed(cgroup, POLICY), puppet(made.near, cgroup) as actor:
+        with wall.enclosed(cgroup, POLICY), puppet(made.near, cgroup, timeout_s=WAIT_S) as actor:
             yield Bench(
                 lab=made,
                 enclosure=wall,

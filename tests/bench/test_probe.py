@@ -35,7 +35,7 @@ def ground():
 
 
 def _count(ground, counter):
-    for line in run(*ground.inside("nstat", "-az", counter)).splitlines():
+    for line in run(*ground.inside("nstat", "-asz", counter)).splitlines():
         if line.startswith(counter):
             return int(line.split()[1])
     raise LookupError(counter)

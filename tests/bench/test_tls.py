@@ -53,19 +53,20 @@ Transfer/sec:      2.20MB
 """
 
 
-@pytest.fixture
-def laid(tmp_path):
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory):
     """The ground, its servers, and every variant ready."""
-    tmp_path.chmod(0o755)
-    built = build_tls(tmp_path / "built")
-    policy = load_policy(write_policy(tmp_path / "policy"))
+    scratch = tmp_path_factory.mktemp("laid")
+    scratch.chmod(0o755)
+    built = build_tls(scratch / "built")
+    policy = load_policy(write_policy(scratch / "policy"))
     signatures = load_signature_files([str(shipped_signatures())]).signatures
     sought = Sought(signatures, automaton_of(signatures))
     with ExitStack() as stack:
         ground = stack.enter_context(lay_ground())
-        stack.enter_context(serving(ground, built.talk, tmp_path / "far"))
+        stack.enter_context(serving(ground, built.talk, scratch / "far"))
         trap = built.trap_object
-        yield built.talk, stack.enter_context(seats(ground, tmp_path, policy, sought, trap))
+        yield built.talk, stack.enter_context(seats(ground, scratch, policy, sought, trap))
 
 
 @pytest.mark.kernel

@@ -121,7 +121,8 @@ def test_flow_is_read_only_with_signatures(built, wall):
     variants = {AGENTWALL: wall, FEW_SIGNATURES: Agentwall(wall.policy, sought=sought)}
     legs = [Leg(LINES, LOCAL, list(variants))]
     with prepare_all(variants) as places:
-        costs = measure_programs(built.probe, places, legs, 1, lambda _: None)
+        # The median of three: the processor may be taken away in the middle of a program.
+        costs = measure_programs(built.probe, places, legs, 3, lambda _: None)
 
     took = {name: costs[LINES.title, "cgroup_inet_egress", name].ns for name in variants}
     assert took[FEW_SIGNATURES] > 20 * took[AGENTWALL]

@@ -142,9 +142,11 @@ def test_memory_is_bounded(tmp_path):
 def test_many_small_segments_take_no_long_time(tmp_path):
     """Segments of one byte in the worst order cost no more than a bounded search each."""
     frames = handshake() + [say(b"x", sequence=1001 + 2 * n) for n in range(20_000, 0, -1)]
-    begin = time.monotonic()
+    # Of the processor, and of this thread alone: what others do meanwhile is not this one's fault.
+    begin_s = time.thread_time()
     found = flow(tmp_path, frames)
+    took_s = time.thread_time() - begin_s
 
-    assert time.monotonic() - begin < 10
+    assert took_s < 10
     assert found.packets == 20_003
     assert found.is_midstream

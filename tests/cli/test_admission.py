@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ STATE = {
 def contained():
     """A process in a cgroup of its own, as the runtime has it."""
     with temp_cgroup("hook") as cgroup:
-        child = subprocess.Popen(in_cgroup(cgroup, "sleep", "60"), start_new_session=True)
+        child = subprocess.Popen(in_cgroup(cgroup, "sleep", "600"), start_new_session=True)
         comm = Path(f"/proc/{child.pid}/comm")
         wait_until(lambda: comm.read_text() == "sleep\n", what="a process")
         yield child
@@ -149,8 +149,14 @@ def test_odd_answers(hook, contained, tmp_path, answer, words):
 def test_silence(hook, contained, tmp_path, monkeypatch):
     """A daemon that does not answer is not waited for without end."""
     monkeypatch.setattr(admission, "TIMEOUT_S", 0.2)
-    with control_room(tmp_path / "c.sock", lambda _: time.sleep(1)):
+    over = threading.Event()
+
+    def wait(_: object) -> None:
+        over.wait()
+
+    with control_room(tmp_path / "c.sock", wait):
         code, said = hook(of(contained))
+        over.set()
 
     assert (code, said) == (1, "agentwall: admit: the daemon did not answer within 0.2 s\n")
 
@@ -315,7 +321,7 @@ def as_program(state: dict[str, object], path: Path):
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={}, cwd="/"
     ) as child:
-        yield child, child.communicate(json.dumps(state), timeout=20)[1]
+        yield child, child.communicate(json.dumps(state), timeout=120)[1]
 
 
 def test_as_program(tmp_path, contained):

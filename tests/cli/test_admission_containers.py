@@ -70,7 +70,7 @@ def podman(directory: Path, socket: Path) -> Iterator[tuple[Engine, tuple[str, .
         arguments = [sys.executable, "-I", "-m", MODULE, f"--socket={socket}", *words]
         document = {
             "version": "1.0.0",
-            "hook": {"path": arguments[0], "args": arguments, "timeout": 15},
+            "hook": {"path": arguments[0], "args": arguments, "timeout": 60},
             "when": {"always": True},
             "stages": [stage],
         }

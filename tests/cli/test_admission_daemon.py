@@ -31,7 +31,7 @@ def daemon(tmp_path_factory) -> Iterator[Daemon]:
 def sandbox(daemon, request) -> Iterator[tuple[Path, int]]:
     """A cgroup in the daemon's scope, and a process in it."""
     with daemon.sandbox(request.node.name) as cgroup:
-        child = subprocess.Popen(in_cgroup(cgroup, "sleep", "60"), start_new_session=True)
+        child = subprocess.Popen(in_cgroup(cgroup, "sleep", "600"), start_new_session=True)
         comm = Path(f"/proc/{child.pid}/comm")
         wait_until(lambda: comm.read_text() == "sleep\n", what="a process")
         yield cgroup, child.pid
@@ -57,7 +57,7 @@ def hook(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return done.returncode, done.stderr
 
@@ -103,7 +103,7 @@ def test_by_hand(daemon, sandbox):
 
 def test_unmatched(daemon):
     """A process outside of every scope is nobody's, which is an error unless it is wanted."""
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with subprocess.Popen(["sleep", "600"]) as child:
         words = ("--socket", daemon.socket, "--pid", str(child.pid))
         refused = run_agentwall("admit", *words)
         child.kill()

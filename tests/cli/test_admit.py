@@ -21,7 +21,7 @@ from agentwall.cli.main import main
 def pid():
     """A process in a cgroup of its own."""
     with temp_cgroup("admit") as cgroup:
-        child = subprocess.Popen(in_cgroup(cgroup, "sleep", "60"), start_new_session=True)
+        child = subprocess.Popen(in_cgroup(cgroup, "sleep", "600"), start_new_session=True)
         comm = Path(f"/proc/{child.pid}/comm")
         wait_until(lambda: comm.read_text() == "sleep\n", what="a process")
         yield child.pid

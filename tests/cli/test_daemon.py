@@ -22,7 +22,7 @@ def call(*arguments: str, user: int | None = None) -> subprocess.CompletedProces
         [sys.executable, "-m", "agentwall", "daemon", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         user=user,
     )

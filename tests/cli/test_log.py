@@ -89,7 +89,7 @@ def following(path, *words: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def test_following_through_rotations(tmp_path):
@@ -148,7 +148,7 @@ def test_a_reader_that_leaves(tmp_path):
         stdout=writing,
         stderr=subprocess.PIPE,
         env=environment(),
-        timeout=60,
+        timeout=300,
         check=False,
     )
     os.close(writing)

@@ -214,7 +214,7 @@ def spied(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         out = tmp_path / "out"
         return done.returncode, done.stderr, out.read_text().splitlines() if out.exists() else []

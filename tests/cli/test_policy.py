@@ -347,13 +347,20 @@ def _in_terminal(*argv):
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         env=environment,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     os.close(theirs)
-    shown = os.read(ours, 65536).decode()
+    shown = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
-    return shown
+    return shown.decode()
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # EIO: closed on Linux
+        return b""
 
 
 def test_colour_only_on_terminals(capsys):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,12 @@ class Terminal:
             self.seen += data.decode(errors="replace")
         return self.seen
 
+    def foreground(self) -> str:
+        """Return the name of what leads the foreground's processes; empty if it has just ended."""
+        with suppress(OSError):
+            return Path(f"/proc/{os.tcgetpgrp(self.master)}/comm").read_text().strip()
+        return ""
+
     def type(self, text: str) -> None:
         """Type *text*."""
         os.write(self.master, text.encode())
@@ -256,14 +263,15 @@ class Terminal:
         return code[0]
 
 
+# Without a buffer: print() must not be called in a handler that interrupts print().
 LOOP = (
-    "import signal, sys\n"
+    "import os, signal, sys\n"
+    "say = lambda text: os.write(1, f'{text}\\n'.encode())\n"
     "for name in ('INT', 'QUIT', 'TERM', 'WINCH', 'HUP'):\n"
     "    signal.signal(getattr(signal, 'SIG' + name),\n"
-    "        lambda n, f: print('GOT-' + signal.Signals(n).name[3:], flush=True))\n"
-    "print('READY', flush=True)\n"
-    "for line in sys.stdin:\n"
-    "    print('READ-' + line.strip(), flush=True)\n"
+    "        lambda n, f: say('GOT-' + signal.Signals(n).name[3:]))\n"
+    "say('READY')\nfor line in sys.stdin:\n"
+    "    say('READ-' + line.strip())\n"
     "    if line.strip() == 'end': sys.exit(6)\n"
 )
 
@@ -335,7 +343,7 @@ def test_job_control():
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
     terminal.type("fg\n")
-    time.sleep(0.3)
+    wait_until(lambda: terminal.foreground() not in ("bash", ""), what="the job in front")
     terminal.type("again\n")
     terminal.wait_for("READ-again")
     terminal.type("end\n")
@@ -351,7 +359,7 @@ def test_interactive_shell():
     # Quoted, so that the echo of what is typed is not taken for the output.
     terminal.type("echo BE'GUN'; sleep 300\n")
     terminal.wait_for("BEGUN")
-    time.sleep(1)
+    wait_until(lambda: terminal.foreground() == "sleep", what="sleep in the foreground")
     terminal.type("\x03")
     terminal.type("echo ALI'VE'; exit 9\n")
     terminal.wait_for("ALIVE")

@@ -72,7 +72,7 @@ def run(made: Lab, directory: Path, *command: str | Path, policy: str = POLICY) 
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert events.exists(), done.stderr
@@ -238,7 +238,7 @@ def store(data: bytes) -> bytes:
 
 CALL_TOOLS = f"""
 import json, socket
-sock = socket.create_connection(({PERMITTED!r}, {RPC}), timeout=5)
+sock = socket.create_connection(({PERMITTED!r}, {RPC}), timeout=60)
 lines = sock.makefile("r")
 for ident, method in enumerate(["initialize", "tools/list", "tools/call", "login", "submit"]):
     params = {{"name": "search", "arguments": {{"text": {SUBSCRIBE!r}, "login": "me"}}}}
@@ -249,7 +249,7 @@ print("hello")
 """
 KEEP = f"""
 import socket
-sock = socket.create_connection(({PERMITTED!r}, {REDIS}), timeout=5)
+sock = socket.create_connection(({PERMITTED!r}, {REDIS}), timeout=60)
 sock.sendall(b"*3\\r\\n$3\\r\\nSET\\r\\n$1\\r\\nk\\r\\n$16\\r\\nmining.subscribe\\r\\n")
 assert sock.recv(99) == b"+OK\\r\\n"
 sock.sendall(b"*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\nk\\r\\n")
@@ -258,7 +258,7 @@ print("hello")
 """
 BROWSE = f"""
 import http.client
-connection = http.client.HTTPConnection({PERMITTED!r}, {FILES}, timeout=5)
+connection = http.client.HTTPConnection({PERMITTED!r}, {FILES}, timeout=60)
 for _ in range(3):
     connection.request("GET", "/hello.txt", headers={{"X-Note": "mining.subscribe"}})
     text = connection.getresponse().read().decode()
@@ -310,7 +310,7 @@ def socks_proxy(made: Lab, directory: Path) -> Iterator[None]:
 def test_socks(here: Lab, tmp_path: Path, site: Site) -> None:
     """A SOCKS proxy is a tunnel: cut, unless the rule excepts it."""
     url = f"http://{OUTSIDE}:{FILES}/hello.txt"
-    fetch = ("curl", "-sS", "-m", "5", "--socks5", f"{PERMITTED}:{SOCKS}", url)
+    fetch = ("curl", "-sS", "-m", "60", "--socks5", f"{PERMITTED}:{SOCKS}", url)
     with socks_proxy(here, tmp_path):
         cut = run(here, tmp_path, *fetch)
         (tmp_path / "events.jsonl").unlink()
@@ -323,7 +323,7 @@ def test_socks(here: Lab, tmp_path: Path, site: Site) -> None:
 def test_mining_behind_socks(here: Lab, tmp_path: Path) -> None:
     """Behind a proxy that is excepted mining is still mining: the pool hears nothing."""
     telnet = (
-        f"{{ echo {shlex.quote(SUBSCRIBE)}; sleep 1; }} | curl -sS -m 5 "
+        f"{{ echo {shlex.quote(SUBSCRIBE)}; sleep 1; }} | curl -sS -m 60 "
         f"--socks5 {PERMITTED}:{SOCKS} telnet://{OUTSIDE}:{V1}"
     )
     with (
@@ -351,7 +351,7 @@ def proxy_and_origin() -> Session:
 def test_connect(here: Lab, tmp_path: Path) -> None:
     """A way through an HTTP proxy is told of and works: what it carries is what counts."""
     proxy = f"http://{PERMITTED}:{CONNECT}"
-    words = ("curl", "-sS", "-m", "5", "-p", "-x", proxy, f"http://{OUTSIDE}/")
+    words = ("curl", "-sS", "-m", "60", "-p", "-x", proxy, f"http://{OUTSIDE}/")
     with tcp_server(here.far, PERMITTED, CONNECT, session=proxy_and_origin):
         done = run(here, tmp_path, *words)
 
@@ -362,7 +362,7 @@ def test_connect(here: Lab, tmp_path: Path) -> None:
 def test_mining_behind_connect(here: Lab, tmp_path: Path) -> None:
     """What is said behind CONNECT is read as well: only the request for the way gets out."""
     telnet = (
-        f"{{ echo {shlex.quote(SUBSCRIBE)}; sleep 1; }} | curl -sS -m 5 -p "
+        f"{{ echo {shlex.quote(SUBSCRIBE)}; sleep 1; }} | curl -sS -m 60 -p "
         f"-x http://{PERMITTED}:{CONNECT} telnet://{OUTSIDE}:{V1}"
     )
     with tcp_server(here.far, PERMITTED, CONNECT, session=proxy_and_origin) as proxy:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import base64
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rig.lab import PERMITTED, Lab, lab
-from rig.listeners import Session, tcp_server
+from rig.listeners import Session, sink, tcp_server
 from rig.process import wait_until
 from rig.talking import ESCAPED, POOL, WEB, run, talk
 
@@ -27,34 +26,18 @@ def here() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("size", [0, 1, 7])
 def test_escaped_json(here: Lab, tmp_path: Path, size: int) -> None:
-    """What only a decoder can read is cut by it: before the pool's answer, and the log says so."""
-    slow = _after(ESCAPED, 0.3, b'{"id": 1, "result": true, "error": null}\n')
-    with tcp_server(here.far, PERMITTED, POOL, session=slow) as pool:
+    """What only a decoder can read is cut by it: the pool need not answer. The log says so."""
+    with tcp_server(here.far, PERMITTED, POOL, session=lambda: sink) as pool:
         done, found = run(here, tmp_path, *talk(ESCAPED, size=size))
+        [detection] = found
+        pool.wait(detection["bytes_left"])
 
-    told = json.loads(done.stdout)
-    assert told["told"] in ("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")
-    assert size or told["ms"] < 290
-    [detection] = found
+    told = json.loads(done.stdout)["told"]
+    assert told in ("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")
     assert (detection["stage"], detection["verdict"]) == ("decoder", "deny")
     # A piece may pass while the one before is being decoded.
     assert detection["bytes_left"] <= len(pool.received) <= len(ESCAPED)
     assert size or detection["bytes_left"] == len(ESCAPED)
-
-
-def _after(request: bytes, seconds: float, answer: bytes) -> Callable[[], Session]:
-    """Return sessions that answer *request* after a while."""
-
-    def begin() -> Session:
-        def converse(data: bytes) -> bytes:
-            if not data.endswith(request[-8:]):
-                return b""
-            time.sleep(seconds)
-            return answer
-
-        return converse
-
-    return begin
 
 
 UPGRADE = (
@@ -83,7 +66,7 @@ BROWSE = """
 import json, socket, sys, time
 address, port, size = sys.argv[1], *map(int, sys.argv[2:4])
 upgrade, frame = map(bytes.fromhex, sys.argv[4:])
-sock = socket.create_connection((address, port), timeout=5)
+sock = socket.create_connection((address, port), timeout=60)
 try:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for at in range(0, len(upgrade), size):
@@ -107,9 +90,7 @@ def test_masked_frames(here: Lab, tmp_path: Path, size: int) -> None:
 
         def converse(data: bytes) -> bytes:
             said.extend(data)
-            if len(said) > len(UPGRADE):
-                time.sleep(0.5)
-                return b"\x81\x02{}"
+            # What a miner then says is not answered: it is cut first, however long that takes.
             return SWITCHING if len(said) == len(UPGRADE) else b""
 
         return converse
@@ -118,9 +99,10 @@ def test_masked_frames(here: Lab, tmp_path: Path, size: int) -> None:
     command = (sys.executable, "-c", BROWSE, *words)
     with tcp_server(here.far, PERMITTED, WEB, session=begin) as server:
         done, found = run(here, tmp_path, *command)
+        [detection] = found
+        server.wait(detection["bytes_left"])
 
     assert json.loads(done.stdout)["told"] in ("ConnectionAbortedError", "ConnectionResetError")
-    [detection] = found
     assert (detection["class"], detection["stage"]) == ("mining", "decoder")
     assert detection["verdict"] == "deny"
     assert detection["bytes_left"] == len(server.received)

@@ -186,7 +186,7 @@ def run_tool(world, tmp_path):
             env=environment(HOME=str(tmp_path)),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 

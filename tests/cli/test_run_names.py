@@ -31,7 +31,7 @@ import json, socket, sys
 told = {}
 for name in sys.argv[1:]:
     try:
-        with socket.create_connection((name, 80), timeout=3):
+        with socket.create_connection((name, 80), timeout=60):
             told[name] = "reached"
     except OSError as err:
         told[name] = type(err).__name__ + " " + str(err.errno)
@@ -62,7 +62,7 @@ def run(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return done, [json.loads(line) for line in events.read_text().splitlines()]

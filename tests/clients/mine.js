@@ -8,7 +8,7 @@
 // made up. The CryptoNote account is a wallet, or what the environment has as ACCOUNT.
 "use strict";
 const [client, host, port, ...listen] = process.argv.slice(2);
-const PATIENCE_MS = 4000;
+const PATIENCE_MS = 60000;
 // Has the shape of an address of Monero's, and is none.
 const ACCOUNT = process.env.ACCOUNT || "4" + "8Bv".repeat(31) + "7";
 

@@ -9,7 +9,7 @@ const { EventEmitter } = require("events");
 const net = require("net");
 const tls = require("tls");
 const [client, host, port] = process.argv.slice(2);
-const PATIENCE_MS = 20000;
+const PATIENCE_MS = 50000;
 // Has the shape of an address of Monero's, and is none.
 const ACCOUNT = process.env.ACCOUNT || "4" + "8Bv".repeat(31) + "7";
 

@@ -23,7 +23,7 @@ def main() -> int:
     """Shake hands, say one line, and wait for its answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+    sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30)
     arrived, leaves, records = ssl.MemoryBIO(), ssl.MemoryBIO(), queue.Queue()
     tls = context.wrap_bio(arrived, leaves)
     sender = threading.Thread(target=send_all, args=(records, sock))

@@ -15,6 +15,7 @@ from rig.daemon import daemon_ground
 from rig.keeping import SMALL, spelled, walled
 
 from agentwall.daemon.enclosure import Enclosure
+from agentwall.daemon.inside_state import TlsUse
 from agentwall.daemon.plan import RunRequest, new_run_id, plan_enclosure
 from agentwall.host.identity import resolve_identity
 from agentwall.policy.load import load_policy
@@ -27,7 +28,10 @@ cat >> "$0.told"
 
 @pytest.fixture
 def make_request(tmp_path) -> Callable[..., RunRequest]:
-    """A function that returns the request to run a shell script under a policy's text."""
+    """A function that returns the request to run a shell script under a policy's text.
+
+    Inside TLS nothing is read unless it is asked for: each run would load its probes.
+    """
 
     def make(script: str = "true", policy: str = "version: 1\n", **changes: object) -> RunRequest:
         path = tmp_path / "train.yaml"
@@ -44,6 +48,7 @@ def make_request(tmp_path) -> Callable[..., RunRequest]:
             "events": str(tmp_path / "events.jsonl"),
             "report": None,
             "requires_full": False,
+            "tls": TlsUse.OFF,
         }
         return RunRequest(**{**values, **changes})
 
@@ -77,7 +82,7 @@ def make_enclosure(make_request, tmp_path):
 def listener():
     """A TCP listener on loopback, outside every sandbox."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(5)
+        server.settimeout(60)
         yield server
 
 

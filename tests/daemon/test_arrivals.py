@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rig.keeping import sleeping, spelled
+from rig.process import wait_until
 
 from agentwall.client import Invalid
 from agentwall.errors import ControlError
@@ -17,20 +18,14 @@ from agentwall.errors import ControlError
 pytestmark = pytest.mark.kernel
 
 TEAMS, HOOKED, AGAIN, OTHER, UNRELATED = ("4f" * 32, "5e" * 32, "6d" * 32, "7c" * 32, "8b" * 32)
+NOBODY = 1 << 22
+"""No process has this number: PID_MAX_LIMIT, include/linux/threads.h."""
 
 
 def connect(daemon, cgroup: Path) -> int:
     """Connect to a closed port of loopback from inside *cgroup*; return the errno."""
     script = "import socket,sys; sys.exit(socket.socket().connect_ex(('127.0.0.1', 1)))"
     return daemon.run(cgroup, sys.executable, "-I", "-S", "-c", script).returncode
-
-
-def wait_until(condition, timeout_s: float = 5.0) -> None:
-    """Wait until *condition* holds."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def test_a_cgroup_made_again_under_its_name_is_another_sandbox(house):
@@ -64,7 +59,7 @@ def admitted_anew(daemon, cgroup: Path, seen: list[object]) -> object:
         found[:] = [each["admitted"] for each in standing(daemon, cgroup)]
         return found != [] and found[0] not in seen
 
-    wait_until(look)
+    wait_until(look, what="the new one")
     return found[0]
 
 
@@ -177,7 +172,7 @@ def test_the_hook_may_not_take_a_policy_that_is_not_its(house):
             (inner / "cgroup.procs").write_text(str(pid))
             with pytest.raises(Invalid, match="it lies in sandbox web-wish, whose policy holds"):
                 client.admit(pid=pid, container=OTHER, bundle="/", labels={}, policy="claimed")
-        wait_until(lambda: removed(inner))
+        wait_until(lambda: removed(inner), what="its end")
         found = client.sandbox(name)
 
     assert (found["policy"], found["admission"]) == ("web", "found")
@@ -190,7 +185,7 @@ def test_the_hook_outside_of_all_scopes(house):
         with pytest.raises(Invalid, match="expected one in a scope, as a sandbox, got none"):
             client.admit(pid=os.getpid(), container=OTHER, bundle="/", labels={}, policy="web")
         with pytest.raises(ControlError, match="expected a process that lives"):
-            client.admit(pid=4_194_000, container=OTHER, bundle="/", labels={})
+            client.admit(pid=NOBODY, container=OTHER, bundle="/", labels={})
 
     assert answer["sandbox"] is None
     assert set(answer.values()) == {None}
@@ -201,13 +196,13 @@ def test_a_shared_scope_counts_whom_it_does_not_bind(house, shared_scope):
     box = shared_scope / "box-1"
     box.mkdir()
     try:
-        wait_until(lambda: unbound(house, shared_scope) == 1)
+        wait_until(lambda: unbound(house, shared_scope) == 1, what="it counted")
         code = connect(house, box)
         found = house.sandbox_at(box)
     finally:
         (box / "cgroup.kill").write_text("1")
-        wait_until(lambda: removed(box))
-    wait_until(lambda: unbound(house, shared_scope) == 0)
+        wait_until(lambda: removed(box), what="its end")
+    wait_until(lambda: unbound(house, shared_scope) == 0, what="none counted")
 
     assert code == 111
     assert found is None
@@ -223,7 +218,7 @@ def test_a_policy_may_be_asked_for_in_a_shared_scope(house, shared_scope):
             found = house.sandbox_at(box)
             code = connect(house, box)
     finally:
-        wait_until(lambda: removed(box))
+        wait_until(lambda: removed(box), what="its end")
 
     assert (found["policy"], found["scope"]) == ("deny-all", spelled(shared_scope))
     assert code == 1
@@ -263,7 +258,7 @@ def test_what_ran_before_it_was_found_is_told(house, shared_scope):
     finally:
         policy.write_text(before)
         house.reload()
-        wait_until(lambda: removed(box))
+        wait_until(lambda: removed(box), what="its end")
 
     assert found["policy"] == "claimed"
     assert 100 <= found["unwatched_ms"] < 60_000

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 from rig.lab import NEAR4, NEAR_DEVICE, Lab, lab
+from rig.lending import lent_wall
 from rig.namespace import in_netns
 from rig.refusal import skip_without_tcx
 
@@ -18,7 +19,6 @@ from agentwall.flow.verdict import Mode
 from agentwall.kernel import pins
 from agentwall.kernel.belt import PIN_PREFIX, interfaces
 from agentwall.kernel.maps import SandboxSettings
-from agentwall.kernel.wall import Wall
 
 pytestmark = pytest.mark.kernel
 
@@ -83,14 +83,14 @@ def test_in_the_hosts_namespace(settings_of):
 def test_where_it_stands(near, settings_of, server, expected):
     """At every interface but lo, and there too if a server is reached through it."""
     skip_without_tcx()
-    with Wall.load() as wall, closing(put_on(wall, settings_of(policy_text(server)))) as belt:
+    with lent_wall() as wall, closing(put_on(wall, settings_of(policy_text(server)))) as belt:
         assert names_of(belt.standing()) == expected
 
 
 def test_without_belt(near, settings_of):
     """Settings without a belt have it nowhere."""
     settings = settings_of(policy_text(), kept_capabilities=("NET_ADMIN",))
-    with Wall.load() as wall, closing(put_on(wall, settings)) as belt:
+    with lent_wall() as wall, closing(put_on(wall, settings)) as belt:
         assert belt.standing() == []
 
 

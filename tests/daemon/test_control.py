@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rig.control import read_line, request, serving
+from rig.process import wait_until
 
 from agentwall.daemon.connections import Deferred
 from agentwall.errors import ControlCode, ControlError, HostError
@@ -24,15 +24,6 @@ def served(tmp_path):
     """A server whose handler says what it was asked."""
     with serving(tmp_path / "c.sock") as served:
         yield served
-
-
-def _wait_for(condition):
-    patience = threading.Event()
-    for _ in range(500):
-        if condition():
-            return
-        patience.wait(0.01)
-    raise AssertionError("it did not happen")
 
 
 def _error(code, message):
@@ -202,8 +193,8 @@ def test_client_that_leaves_before_its_answer(tmp_path):
     with serving(tmp_path / "c.sock", lambda *_: deferred) as served:
         with served.connect() as asking:
             asking.sendall(request("reload"))
-            _wait_for(lambda: served.calls)
-        _wait_for(lambda: not deferred.is_wanted)
+            wait_until(lambda: served.calls, what="the request")
+        wait_until(lambda: not deferred.is_wanted, what="the end of who asked")
         served.in_loop(lambda: deferred.complete({}))
 
         assert served.server.filenos() != []

@@ -65,7 +65,7 @@ def cutter():
 
 @pytest.fixture
 def client(listener):
-    with socket.create_connection(listener.getsockname(), timeout=5) as made:
+    with socket.create_connection(listener.getsockname(), timeout=60) as made:
         yield made
 
 
@@ -91,7 +91,7 @@ def test_elsewhere(cutter):
     ):
         server.bind(("127.0.0.1", 0))
         server.listen()
-        sock.settimeout(5)
+        sock.settimeout(60)
         sock.connect(server.getsockname())
         for process in (here, there):
             wait_until(lambda pid=process.pid: netns_id(pid) != netns_id("self"), what="nsenter")
@@ -150,7 +150,7 @@ def test_the_dead_send_no_more(is_apart):
 
 def _received(peer: socket.socket) -> int:
     """Read until the other side resets; return how much came."""
-    peer.settimeout(5)
+    peer.settimeout(60)
     size = 0
     with contextlib.suppress(ConnectionResetError):
         while chunk := peer.recv(1 << 20):
@@ -158,8 +158,9 @@ def _received(peer: socket.socket) -> int:
     return size
 
 
-def test_what_is_permitted_gets_there():
+def test_what_is_permitted_gets_there(monkeypatch):
     """What is on its way when a process ends arrives, if its peer takes it in time."""
+    monkeypatch.setattr(cutting, "LINGER_S", 60.0)
     with temp_cgroup("late") as directory, socket.create_server(("127.0.0.1", 0)) as server:
         words = (sys.executable, "-c", STUFFED, *map(str, server.getsockname()))
         with subprocess.Popen(

@@ -56,7 +56,9 @@ def test_names_open_what_they_lead_to(here):
     assert found == [PERMITTED]
     assert unknown in UNKNOWN
     assert asked == {HUB}
-    (reached,) = [each for each in flows if each["remote"]["name"] and each["verdict"] == "allow"]
+    # What it has moved may be told as well by now.
+    allowed = [each for each in flows if each["verdict"] == "allow" and each["hook"] == "connect4"]
+    (reached,) = [each for each in allowed if each["remote"]["name"]]
     assert (reached["remote"]["name"], reached["reason"]["rule"]) == (HUB, "hubs:allow[0]")
     refused = [each["question"]["name"] for each in flows if each["reason"]["code"] == "question"]
     assert set(refused) == {EVIL}
@@ -122,9 +124,11 @@ def test_a_name_that_is_no_longer_allowed(here):
         flow.send(b"before")
         before = flow.recv()
         here.hub.clear()
+        told = len(here.daemon.events("state"))
         here.daemon.policy("hubs", POOL_ONLY)
         try:
             outcome = here.daemon.reload()
+            changes = [e["detail"].get("what", "") for e in here.daemon.events("state")[told:]]
             with contextlib.suppress(OSError):
                 flow.send(b"after")
             with pytest.raises(OSError, match="abort"):
@@ -139,7 +143,9 @@ def test_a_name_that_is_no_longer_allowed(here):
             here.daemon.reload()
         restored = (box.looks_up(HUB), box.reaches(PERMITTED))
 
-    assert "changed hubs" in outcome["what"]
+    assert outcome["applied"]
+    # By this reload, or by the daemon's own if that was first.
+    assert any("changed hubs" in each for each in changes)
     assert before == b"before"
     assert arrived == b""
     assert b"Other/Unknown" in answer
@@ -156,7 +162,7 @@ def test_an_orchestrator_calls(here):
             listener = box.puppet.open("tcp")
             listener.bind("0.0.0.0", port)
             listener.listen()
-        with here.call(INBOUND_PORT) as caller:
+        with here.call(INBOUND_PORT, timeout_s=60.0) as caller:
             caller.sendall(b"step")
             taken = box.puppet.call("accept", 0)
             heard = box.puppet.call("recv", taken)
@@ -187,7 +193,7 @@ def test_phases_and_commits(here):
         here.daemon.policy("stages", text)
         here.daemon.reload()
         second = here.commit("other port")
-        wait_until(lambda: client.status()["commit"] == second, what="the commit", timeout_s=10)
+        wait_until(lambda: client.status()["commit"] == second, what="the commit")
         seen += [box.reaches(PERMITTED, OTHER_PORT)]
         shown = client.sandbox(box.id)
         # What the daemon has read and not written yet dies with it.

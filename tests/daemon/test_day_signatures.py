@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
 from rig.cli import run_agentwall
 from rig.day import POOL, POOL_ADDRESS, POOL_PORT, RULES, Box, Day, day
+from rig.ports import reserved_port
 from rig.process import wait_until
 from rig.talking import SUBSCRIBE
 
@@ -21,6 +21,8 @@ POLICIES = (
     ("kills", RULES + "detect: {mining: kill}\n"),
     ("freezes", RULES + "detect: {mining: freeze}\n"),
 )
+ORPHANED_S = 1.0
+"""For how long a socket is watched that nobody is there to end."""
 OWN = """version: 1
 signatures:
   - id: tunnel/own
@@ -37,9 +39,9 @@ signatures:
 
 @pytest.fixture(scope="module")
 def metrics():
-    """A port of loopback that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """A port of loopback for the daemon."""
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +59,17 @@ def here(tmp_path_factory, metrics):
         yield made
 
 
-def mine(here: Day, box: Box) -> str:
-    """Speak with the pool as a miner does; return ``answered``, or how the socket was ended."""
+def mine(here: Day, box: Box, within_s: float | None = None) -> str:
+    """Speak with the pool as a miner does; return ``answered``, or how the socket was ended.
+
+    It is waited for *within_s*, which is for where nobody ends it.
+    """
     box.looks_up(POOL)
     miner = box.puppet.open("tcp")
     miner.connect(POOL_ADDRESS, POOL_PORT)
     try:
         miner.send(SUBSCRIBE)
-        told = "answered" if miner.recv() else "closed"
+        told = "answered" if miner.recv(within_s) else "closed"
     except OSError as err:
         told = type(err).__name__
     with contextlib.suppress(OSError):
@@ -74,7 +79,7 @@ def mine(here: Day, box: Box) -> str:
 
 def series(port: int) -> dict[str, float]:
     """Scrape the daemon."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return {
         name: float(value)
@@ -128,14 +133,15 @@ def test_a_container_is_killed(here):
         wait_until(
             lambda: not Path(f"/proc/{box.container.pid}").exists(),
             what="the container's end",
-            timeout_s=5,
         )
         [event] = here.told("detection", box.id)
         responses = [e["detail"] for e in here.told("state", box.id) if e["state"] == "response"]
 
     assert here.pool.received == b""
     assert event["response"] == "kill"
-    assert [(each["response"], each["problem"]) for each in responses] == [("kill", None)]
+    assert [each["response"] for each in responses] == ["kill"]
+    # The daemon waits for their end for a moment only.
+    assert responses[0]["problem"] in (None, "not all of its processes are gone yet")
 
 
 def test_a_container_is_frozen(here):
@@ -148,20 +154,27 @@ def test_a_container_is_frozen(here):
         box.puppet.begin("send", 0, SUBSCRIBE.decode(), 1)
         freezer = box.container.directory / "cgroup.events"
         try:
-            wait_until(lambda: "frozen 1" in freezer.read_text(), what="it frozen", timeout_s=5)
+            wait_until(lambda: "frozen 1" in freezer.read_text(), what="it frozen")
             with here.daemon.client() as client:
                 state = client.sandbox(box.id)["state"]
             [response] = [e for e in here.told("state", box.id) if e["state"] == "response"]
             snapshot = Path(response["detail"]["snapshot"])
-            wait_until(snapshot.exists, what="the snapshot", timeout_s=5)
-            said = snapshot.read_text() if snapshot.is_file() else ""
+            wait_until(lambda: is_whole(snapshot), what="the snapshot")
+            said = snapshot.read_text()
         finally:
             (box.container.directory / "cgroup.freeze").write_text("0")
 
     assert state == "frozen"
-    assert (response["detail"]["response"], response["detail"]["problem"]) == ("freeze", None)
+    assert response["detail"]["response"] == "freeze"
+    # The daemon waits for them for a moment only.
+    assert response["detail"]["problem"] in (None, "not all of its processes stand still yet")
     assert "puppet.py" in said
     assert here.pool.received == b""
+
+
+def is_whole(document: Path) -> bool:
+    """Whether a snapshot has been written to its end."""
+    return document.exists() and document.read_text().endswith("}\n")
 
 
 def test_the_next_daemon_understands_what_is_found(here):
@@ -169,14 +182,13 @@ def test_the_next_daemon_understands_what_is_found(here):
     here.pool.clear()
     with here.box("hubs") as box, here.box("kills") as doomed:
         here.daemon.kill()
-        orphaned = mine(here, box)
-        mine(here, doomed)
+        orphaned = mine(here, box, ORPHANED_S)
+        mine(here, doomed, ORPHANED_S)
         lives = Path(f"/proc/{doomed.container.pid}").exists()
         here.daemon.start()
         wait_until(
             lambda: not Path(f"/proc/{doomed.container.pid}").exists(),
             what="the container's end",
-            timeout_s=5,
         )
         [missed] = here.told("detection", box.id)
         with here.daemon.client() as client:
@@ -204,7 +216,7 @@ def test_a_daemon_with_other_signatures_says_what_it_can(here):
     own = here.daemon.directory / "signatures" / "own.yaml"
     with here.box("hubs") as box:
         here.daemon.kill()
-        mine(here, box)
+        mine(here, box, ORPHANED_S)
         try:
             own.write_text(OWN)
             here.daemon.start()

@@ -103,7 +103,7 @@ def test_states_follow_the_cgroup(bench, scope):
     with sleeping(scope / "one"):
         running = described(bench, member)
         (scope / "one" / "cgroup.freeze").write_text("1")
-        member.cgroup.freeze(5.0)
+        member.cgroup.freeze(60.0)
         frozen = described(bench, member)
         (scope / "one" / "cgroup.freeze").write_text("0")
     member.cgroup.kill()

@@ -82,7 +82,7 @@ def test_a_run_does_not_wait(tmp_path):
     with subprocess.Popen(command, cwd=TESTS, env=environment(), text=True, **pipes) as running:
         line = running.stdout.readline()
         try:
-            assert line, running.communicate(timeout=30)[1]
+            assert line, running.communicate(timeout=60)[1]
             if not line.strip().isdigit():
                 pytest.skip(f"no FUSE in a sandbox here: {line}")
             running.stdin.write(f"{NOWHERE} 443\n")
@@ -90,7 +90,7 @@ def test_a_run_does_not_wait(tmp_path):
             wait_until(lambda: verdicts(log), what="the event of the command")
         finally:
             # Standard input ends, and so does the command.
-            running.communicate(timeout=30)
+            running.communicate(timeout=60)
         (event,) = verdicts(log)
 
     assert event["process"]["argv"] is None

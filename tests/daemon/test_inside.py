@@ -7,24 +7,23 @@ import contextlib
 import os
 import subprocess
 import threading
-import time
 
 import pytest
 from rig.cgroup import in_cgroup
-from rig.inside_ground import Ground, inside_ground, reading_inside
+from rig.descriptors import descriptors
+from rig.inside_ground import LONG_S, Ground, hanging, inside_ground, reading_inside
 from rig.namespace import temp_netns
 from rig.objects import program
 from rig.probed import build
 from rig.process import wait_until
 from rig.tls_programs import copy_libraries
 from rig.tls_service import tls_service
-from rig.tls_talker import CHAT, MINING, talking
+from rig.tls_talker import CHAT, MINING, SILENCE_S, talking
 
 from agentwall.daemon.config import TlsSettings
 from agentwall.daemon.inside_state import TlsUse
 from agentwall.errors import ProbesRefusedError
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
-from agentwall.host.process import living
 from agentwall.kernel.pins import list_pins
 from agentwall.probes import compiling
 from agentwall.probes.compiling import Compilation
@@ -101,8 +100,8 @@ def test_a_session(ground, here, pool, tmp_path):
         pool.clear()
         said = one.connect(pool.port), one.say(CHAT)
         ground.hear()
-        ground.inside.settle()
-        mined = one.say(MINING)
+        ground.settle()
+        mined = one.say(MINING, SILENCE_S)
         delivered = pool.talks[0].text.decode()
     ground.go_on(lambda: ground.reading_of(one.pid) is None)
     [(hello, told)] = ground.told
@@ -125,7 +124,7 @@ def test_it_began_before(ground, here, pool, tmp_path):
         ground.go_on(lambda: ground.reading_of(one.pid))
         before = one.connect(pool.port)
         ground.hear()
-        ground.inside.settle()
+        ground.settle()
 
     assert before == "connected"
     assert [reading.unread for _, reading in ground.told] == [None]
@@ -140,7 +139,7 @@ def test_replaced_and_deleted(ground, parts, tmp_path):
         with ground.running(parts.caller, library) as new:
             library.unlink()
             ground.go_on(lambda: ground.reading_of(new.pid))
-            ground.go_on(lambda: len(libraries(ground, library)) == 2)
+            ground.keep_up(lambda: len(libraries(ground, library)) == 2)
             found = libraries(ground, library)
             readings = [ground.reading_of(each.pid).unread for each in (old, new)]
 
@@ -161,8 +160,8 @@ def test_written_over_in_place(ground, parts, tmp_path):
     with ground.running(parts.caller, library) as two:
         ground.go_on(lambda: ground.reading_of(two.pid))
         first = ground.reading_of(two.pid).unread
-        ground.go_on(lambda: not libraries(ground, library) or first is None, timeout_s=30)
-        ground.go_on(lambda: libraries(ground, library), timeout_s=30)
+        ground.keep_up(lambda: not libraries(ground, library) or first is None)
+        ground.keep_up(lambda: libraries(ground, library))
         with ground.running(parts.caller, library) as three:
             ground.go_on(lambda: ground.reading_of(three.pid))
             last = ground.reading_of(three.pid).unread
@@ -171,34 +170,38 @@ def test_written_over_in_place(ground, parts, tmp_path):
     assert last is None
 
 
-def test_crowd(ground, parts, tmp_path):
+def standing(ground: Ground) -> tuple[object, ...]:
+    """Return how often was attached, for whom, and whose end is waited for."""
+    attached, readings = ground.inside._finder.attached, ground.inside._speakers.readings
+    return attached.attached_total, set(attached.users()), dict(readings.pids)
+
+
+def test_crowd(ground, parts, tmp_path, monkeypatch):
     """1 000 processes that end at once: attached once, and nothing is left of them."""
+    # What tests of before have used stays as it is.
+    monkeypatch.setattr("agentwall.probes.attached.LINGER_S", 3600.0)
+    attached = ground.inside._finder.attached
+    ground.go_on(lambda: not attached.close_some(0))
     library = parts.copy(tmp_path / "libssl.so")
     crowd = program(tmp_path / "crowd", CROWD, "-ldl")
     with ground.running(parts.caller, library) as one:
         ground.go_on(lambda: ground.reading_of(one.pid))
-        ground.inside.settle()
-        finder = ground.inside._finder
-        before = finder.attached.attached_total, len(os.listdir("/proc/self/fd"))
+        ground.see_who_is_gone()
+        before, opened = standing(ground), descriptors()
         done: list[int] = []
         words = in_cgroup(ground.cgroup, str(crowd), "1000", str(library))
         thread = threading.Thread(
             target=lambda: done.append(subprocess.run(words, check=False).returncode)
         )
         thread.start()
-        ground.go_on(lambda: done, timeout_s=60)
+        ground.go_on(lambda: done, timeout_s=LONG_S)
         thread.join()
-        ground.inside.settle()
-        ground.inside._speakers.see_who_is_gone(living())
-        ground.inside.settle()
-        after = finder.attached.attached_total, len(os.listdir("/proc/self/fd"))
-        users = [user for user in finder.attached.users() if user[1] not in (0, one.pid)]
-        pids = dict(ground.inside._speakers.readings.pids)
+        ground.see_who_is_gone()
+        # Of the last of them it may be told only now that they mapped it.
+        ground.go_on(lambda: standing(ground) == before and descriptors() <= opened)
 
     assert done == [0]
-    assert after == before
-    assert users == []
-    assert pids == {one.pid: ground.key}
+    assert before[2] == {one.pid: ground.key}
 
 
 def test_ends_at_once(ground, here, pool, tmp_path):
@@ -217,9 +220,9 @@ def test_ends_at_once(ground, here, pool, tmp_path):
         ground.hear()
         return child.poll() is not None
 
-    ground.go_on(has_ended, timeout_s=60)
+    ground.go_on(has_ended, timeout_s=LONG_S)
     ground.hear()
-    ground.inside.settle()
+    ground.settle()
     after = ground.inside.readings(ground.key)
 
     assert len(ground.told) == 50
@@ -238,48 +241,40 @@ def test_connections_of_the_dead(ground, here, pool, tmp_path):
         held = len(list(connections.keys()))
         os.kill(one.pid, 9)
         os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
-    ground.go_on(lambda: not list(connections.keys()))
+    ground.keep_up(lambda: not list(connections.keys()))
 
     assert held >= 1
 
 
-def test_a_file_that_hangs(ground, parts, tmp_path):
+def test_a_file_that_hangs(ground, parts, tmp_path, monkeypatch):
     """What waits for a sandbox holds up nothing: state, hellos and upkeep go on, and it is said."""
-    gate = threading.Event()
+    monkeypatch.setattr("agentwall.daemon.inside._SETTLED_S", 3600.0)
     thread = ground.inside._thread
-    try:
-        thread.run(gate.wait)
-        wait_until(lambda: thread.busy_s() > 0, what="a thread that hangs")
-        begun_s = time.monotonic()
-        library = parts.copy(tmp_path / "libssl.so")
-        with ground.running(parts.caller, library) as one:
-            ground.go_on(lambda: thread.waiting)
-            state = ground.inside.state()
-            ground.inside.settle()
-            took_s = time.monotonic() - begun_s
-            gate.set()
-            ground.go_on(lambda: ground.reading_of(one.pid))
-    finally:
+    library = parts.copy(tmp_path / "libssl.so")
+    with hanging(thread) as gate, ground.running(parts.caller, library) as one:
+        ground.go_on(lambda: thread.waiting)
+        state = ground.inside.state()
+        ground.inside.settle()
+        still_hangs = thread.busy_s() > 0
         gate.set()
+        ground.go_on(lambda: ground.reading_of(one.pid))
 
     assert state.state == "on"
-    assert took_s < 20
+    assert still_hangs
 
 
 def test_it_says_that_it_hangs(ground, monkeypatch):
     """After a while the state says that nothing new is read, and takes it back."""
     monkeypatch.setattr("agentwall.daemon.inside._HANGS_S", 0.02)
-    gate = threading.Event()
     thread = ground.inside._thread
-    try:
-        thread.run(gate.wait)
+    with hanging(thread) as gate:
         wait_until(lambda: thread.busy_s() > 0.05, what="a thread that hangs")
         hangs = ground.inside.state()
         gate.set()
-        ground.go_on(lambda: thread.busy_s() == 0.0)
-        goes_on = ground.inside.state()
-    finally:
-        gate.set()
+        states = []
+        # Upkeep may take as long on a busy machine.
+        ground.go_on(lambda: states.append(ground.inside.state()) or states[-1].reason is None)
+        goes_on = states[-1]
 
     assert hangs.state == goes_on.state == "on"
     assert hangs.reason.startswith("nothing new is read: a file or process of a sandbox")
@@ -358,7 +353,7 @@ def test_limit(ground, parts, tmp_path):
                 child = stack.enter_context(ground.running(parts.caller, path))
                 ground.go_on(lambda child=child: ground.reading_of(child.pid))
                 readings.append(ground.reading_of(child.pid).unread)
-            ground.go_on(lambda: ground.inside.state().over_limit > before)
+            ground.keep_up(lambda: ground.inside.state().over_limit > before)
     finally:
         attached.max_libraries = 64
 
@@ -366,29 +361,24 @@ def test_limit(ground, parts, tmp_path):
     assert set(readings[:-1]) <= {None}
 
 
-def test_closed_while_it_hangs(ground, parts, tmp_path):
-    """It ends within seconds, and takes its probes off though the thread never comes back."""
-    gate = threading.Event()
+def test_closed_while_it_hangs(parts, tmp_path):
+    """It ends, and takes its probes off, though the thread does not come back."""
     library = parts.copy(tmp_path / "libssl.so")
-    place = ground.enclosure.pin_dir
-    try:
-        # The last that is done here: the other one's probes go when this one's are there.
-        with reading_inside(ground.enclosure, place, TlsSettings()) as made:
-            made.inside.start()
-            made.inside.wait()
-            with made.running(parts.caller, library) as one:
-                made.go_on(lambda: made.reading_of(one.pid))
-                made.inside.settle()
-                pinned = len(list_pins(place / "probes"))
-                made.inside._thread.run(gate.wait)
-                wait_until(lambda: made.inside._thread.busy_s() > 0, what="a thread that hangs")
-                begun_s = time.monotonic()
+    # Of its own: what hangs keeps what it uses.
+    with inside_ground(tmp_path) as made:
+        place = made.enclosure.pin_dir
+        made.inside.start()
+        made.inside.wait()
+        with made.running(parts.caller, library) as one:
+            made.go_on(lambda: made.reading_of(one.pid))
+            made.settle()
+            pinned = len(list_pins(place / "probes"))
+            thread = made.inside._thread
+            with hanging(thread):
                 made.inside.close(keep=False)
-                took_s = time.monotonic() - begun_s
+                still_hangs = thread.busy_s() > 0
                 left = list_pins(place / "probes")
-    finally:
-        gate.set()
 
     assert pinned > 0
     assert left == []
-    assert took_s < 10
+    assert still_hangs

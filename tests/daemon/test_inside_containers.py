@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from rig import tls_programs as programs
@@ -16,16 +17,18 @@ from rig.cli import run_agentwall
 from rig.containers import Container
 from rig.daemon import Daemon, daemon_ground
 from rig.lab import lab
+from rig.patient import patient
 from rig.process import stop, wait_until
 from rig.tls_clients import TlsClient, client
 from rig.tls_containers import container_clients, library_in, tls_container, tls_engine
-from rig.tls_inside import SlowPool
-from rig.tls_service import NAME, TlsService, tls_service
+from rig.tls_service import NAME, Talk, TlsService, tls_service
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 POOLS = "203.0.100.0/24"
 UNREAD = {"c-static": "static", "docker": "go"}
+WAIT_S = 120.0
+"""For what comes, sooner or later: the machine may be busy."""
 CLIENTS = (*container_clients(), client("docker"))
 # It has mapped its library long before it speaks.
 _LATER = (
@@ -43,6 +46,7 @@ class Town:
     daemon: Daemon
     pool: TlsService
     slow: TlsService
+    """It answers once the daemon has told of the session."""
     older: Container
     """Older than the daemon."""
     newer: Container
@@ -83,6 +87,10 @@ class Town:
         return " ".join(done.stdout.split())
 
 
+def is_told_of(daemon: Daemon, talk: Talk) -> bool:
+    return bool(daemon.told("tls", talk.called))
+
+
 def words_of(each: TlsClient, address: str, pool: TlsService) -> list[str]:
     return each.argv(address, pool.port, server_name=NAME if each.names else None)
 
@@ -107,10 +115,13 @@ def town(tmp_path_factory) -> Iterator[Town]:
         daemon.configure(default="work", tls="auto")
         engine = enter(tls_engine())
         pool = enter(tls_service(made.far, "0.0.0.0"))
-        slow = enter(tls_service(made.far, "0.0.0.0", session=SlowPool))
+        # So long its clients are there to be looked at.
+        until = partial(is_told_of, daemon)
+        slow = enter(tls_service(made.far, "0.0.0.0", until=until))
         older = enter(tls_container(engine, daemon.scope, made.near.path, shown()))
         early = begin_early(older, words_of(client("python"), "203.0.100.1", pool))
         stack.callback(end_early, early)
+        daemon.prefix = patient()
         daemon.start()
         stack.callback(daemon.stop)
         newer = enter(tls_container(engine, daemon.scope, made.near.path, shown()))
@@ -122,7 +133,7 @@ def town(tmp_path_factory) -> Iterator[Town]:
         wait_until(
             lambda: any(each["sandboxes"] >= 2 for each in town.listed()),
             what="reading inside TLS",
-            timeout_s=30,
+            timeout_s=WAIT_S,
         )
         yield town
 
@@ -192,7 +203,7 @@ def test_older_than_the_daemon(town, mined):
     """A process that had its library mapped before there was a daemon is read all the same."""
     town.early.stdin.write("\n")
     town.early.stdin.flush()
-    code = town.early.wait(timeout=20)
+    code = town.early.wait(timeout=WAIT_S)
     (found,) = town.told("detection", "early")
 
     assert code == 1

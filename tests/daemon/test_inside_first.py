@@ -22,6 +22,7 @@ from rig.cli import run_agentwall
 from rig.containers import Engine, podman_engine, spelled, without_hierarchies_of_version_1
 from rig.daemon import Daemon, daemon_ground
 from rig.lab import Lab, lab
+from rig.patient import patient
 from rig.process import run_checked, wait_until
 from rig.tls_clients import client
 from rig.tls_service import TlsService, tls_service
@@ -31,6 +32,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 POOLS = "203.0.100.0/24"
 POLICY = f"allow: [{{cidr: {POOLS}, ports: [any]}}]\n"
 MULTIARCH = f"/usr/lib/{platform.machine()}-linux-gnu"
+WAIT_S = 120.0
+"""For what comes, sooner or later: the machine may be busy."""
 UNREAD = {"late", "gone"}
 """How a session is told of that came before its probes; the process may have ended, too."""
 
@@ -52,7 +55,7 @@ class Stand:
         where += ["--network", f"ns:{self.lab.near.path}"]
         run = ("run", "--rm", *where, *self.engine.run_options, *options, image, *words)
         command = self.engine.command(*run)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT_S)
         return f"code {done.returncode}: {done.stdout}{done.stderr}"
 
     def text(self, address: str) -> bytes:
@@ -84,9 +87,10 @@ def stand(tmp_path_factory, ground) -> Iterator[Stand]:
         (hooks / "agentwall.json").write_text(json.dumps({**document, **stages}))
         stack.enter_context(without_hierarchies_of_version_1(spelled(daemon.scope)))
         engine = stack.enter_context(podman_engine("--hooks-dir", str(hooks)))
+        daemon.prefix = patient()
         daemon.start()
         stack.callback(daemon.stop)
-        wait_until(lambda: reads(daemon), what="reading inside TLS", timeout_s=30)
+        wait_until(lambda: reads(daemon), what="reading inside TLS", timeout_s=WAIT_S)
         yield Stand(daemon=daemon, engine=engine, lab=made, pool=pool, directory=directory)
 
 
@@ -129,12 +133,14 @@ def test_library_where_nothing_says(stand):
     run = ("run", "--rm", *where, *stand.engine.run_options, image)
     by_itself = (loader, "--library-path", f"/app/hidden:{MULTIARCH}", *words)
     subprocess.run(
-        stand.engine.command(*run, *by_itself), capture_output=True, check=False, timeout=60
+        stand.engine.command(*run, *by_itself), capture_output=True, check=False, timeout=WAIT_S
     )
     session = stand.daemon.session_to(address)
+    found = stand.daemon.told("detection", address)
 
     assert session["read"] or session["reading"]["unread"] in UNREAD
-    assert session["read"] == bool(stand.daemon.told("detection", address))
+    # Probes that come between its hello and its first word find that word all the same.
+    assert found or not session["read"]
 
 
 def test_all_say_the_same(stand, tmp_path):
@@ -193,9 +199,9 @@ def test_first_commands_of_a_run(ground, tmp_path):
     policy, events = tmp_path / "policy.yaml", tmp_path / "events.jsonl"
     policy.write_text(f"version: 1\nname: first\n{POLICY}")
     command = ["/usr/bin/env", f"LD_LIBRARY_PATH={own}", f"PATH={program.parent}:/usr/bin:/bin"]
-    command += [sys.executable, "-m", "agentwall", "run", "--policy", str(policy)]
+    command += [*patient(), sys.executable, "-m", "agentwall", "run", "--policy", str(policy)]
     command += ["--events", str(events), "--", str(script), *words]
-    done = made.near.run(*command, timeout_s=100)
+    done = made.near.run(*command, timeout_s=WAIT_S)
     told = [json.loads(line) for line in events.read_text().splitlines()]
     sessions = [each["read"] for each in told if each["kind"] == "tls"]
 

@@ -20,6 +20,7 @@ from rig.cli import run_agentwall
 from rig.containers import spelled, without_hierarchies_of_version_1
 from rig.daemon import Daemon, daemon_ground
 from rig.lab import Lab, lab
+from rig.patient import START_S, patient
 from rig.process import wait_until
 from rig.runtimes import (
     MISSING,
@@ -31,8 +32,6 @@ from rig.runtimes import (
 )
 from rig.tls_clients import client
 from rig.tls_service import TlsService, tls_service
-
-from agentwall.daemon.preparations import WAIT_S
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -112,7 +111,7 @@ class Town:
             address, name = self.address(), image or self.image(maker, place)
             words = self.words(address, mines=mines)
             done = (run or maker.run)(self.start(name, *words, **options))
-            if self.daemon.session_to(address)["read"] or self.waited_s(address) < WAIT_S:
+            if self.daemon.session_to(address)["read"] or self.waited_s(address) < START_S:
                 break
         return address, done
 
@@ -165,9 +164,10 @@ def town(tmp_path_factory) -> Iterator[Town]:
         directory = tmp_path_factory.mktemp("images")
         town = Town(daemon=daemon, lab=made, pool=pool, directory=directory)
         town.configure()
+        daemon.prefix = patient()
         daemon.start()
         stack.callback(daemon.stop)
-        wait_until(lambda: reads(daemon), what="reading inside TLS", timeout_s=30)
+        wait_until(lambda: reads(daemon), what="reading inside TLS", timeout_s=120)
         yield town
 
 
@@ -227,7 +227,8 @@ def test_benign_first_process(town, maker):
     session = town.daemon.session_to(address)
 
     assert done.returncode == 0, done.stderr
-    assert (session["read"], town.daemon.told("detection", address)) == (True, [])
+    assert session["read"], f"{session['reading']}, after {town.waited_s(address)} s"
+    assert town.daemon.told("detection", address) == []
     assert town.text(address).decode().splitlines() == list(CLIENT.chat())
 
 

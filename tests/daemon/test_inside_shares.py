@@ -35,7 +35,7 @@ def test_the_other_one_is_read(tmp_path):
             path = parts.copy(tmp_path / f"libssl{number}.so")
             greedy.append(stack.enter_context(ground.running(parts.caller, path)).pid)
         ground.go_on(lambda: all(ground.reading_of(pid) for pid in greedy))
-        ground.go_on(lambda: [ground.reading_of(pid).unread for pid in greedy].count(None) == MAX)
+        ground.keep_up(lambda: [ground.reading_of(pid).unread for pid in greedy].count(None) == MAX)
         path = parts.copy(tmp_path / "libssl-other.so")
         # In no cgroup of a sandbox: nothing but this says whose it is.
         other = stack.enter_context(calling(parts, path)).pid
@@ -46,8 +46,8 @@ def test_the_other_one_is_read(tmp_path):
             return found.processes[0].reading if found and found.processes else None
 
         ground.go_on(lambda: of_other() and of_other().unread is None)
-        ground.go_on(lambda: ground.inside.state().displaced)
-        ground.go_on(
+        ground.keep_up(lambda: ground.inside.state().displaced)
+        ground.keep_up(
             lambda: [ground.reading_of(pid).unread for pid in greedy].count(None) == MAX - 1
         )
         readings = [ground.reading_of(pid).unread for pid in greedy]

@@ -15,7 +15,7 @@ from rig.process import wait_until
 from rig.tls_clients import PYTHON
 from rig.tls_programs import copy_libraries
 from rig.tls_service import tls_service
-from rig.tls_talker import CHAT, MINING, is_probed, talking
+from rig.tls_talker import CHAT, MINING, SILENCE_S, is_probed, talking
 
 from agentwall.daemon.leftovers import clear_leftover, find_leftovers
 from agentwall.host.kept_files import SYSTEM_CACHE
@@ -32,6 +32,8 @@ HIDE = (
     f'mount -t tmpfs none {SYSTEM_CACHE} && exec "$0" "$@"'
 )
 """What that shell does, that no bcc be there, and nothing that one compiled before."""
+WAIT_S = 300.0
+"""For what comes, sooner or later: the machine may be busy."""
 MAPS_SSL = "import ssl, time; print('ready', flush=True); time.sleep(1000)"
 
 
@@ -73,7 +75,7 @@ def daemon(stage):
     """The daemon, running and reading."""
     if stage.process is None:
         stage.start()
-    wait_until(lambda: tls_of(stage)["state"] == "on", what="reading inside TLS")
+    wait_until(lambda: tls_of(stage)["state"] == "on", what="reading inside TLS", timeout_s=WAIT_S)
     return stage
 
 
@@ -83,13 +85,28 @@ def tls_of(daemon) -> dict[str, object]:
         return client.status()["tls"]
 
 
+def wait_until_met(daemon, talker, pool) -> None:
+    """Have *talker* call the pool, and wait until it is read: from its next session on.
+
+    On a busy machine the daemon may not have seen what it has mapped, but hears who speaks TLS.
+    """
+    assert talker.connect(pool.port) == "connected"
+    wait_until_read(daemon, talker)
+
+
 def wait_until_read(daemon, talker) -> None:
     """Wait until the library of *talker* is probed by the running daemon, and listed."""
     inode = talker.library().file.inode
     wait_until(
         lambda: inode in {each["inode"] for each in tls_of(daemon)["libraries"]},
         what="the library's probes",
+        timeout_s=WAIT_S,
     )
+
+
+def wait_until_unread(talker) -> None:
+    """Wait until no probe is left in the library of *talker*."""
+    wait_until(lambda: not talker.is_probed(), what="the end of the probes", timeout_s=WAIT_S)
 
 
 def pinned(daemon) -> dict[str, int]:
@@ -109,35 +126,44 @@ def dialects(daemon) -> list[tuple[str, int]]:
     return [(each["dialect"], each["bytes_left"]) for each in daemon.events("detection")]
 
 
+def await_dialects(daemon, count: int) -> list[tuple[str, int]]:
+    """Return what was found once there are so many."""
+    wait_until(lambda: len(dialects(daemon)) >= count, what="what was found", timeout_s=WAIT_S)
+    return dialects(daemon)
+
+
 def test_killed_and_taken_over(daemon, here, pool, libraries):
     """With nobody alive mining is cut with nothing sent; the next daemon tells, and goes on.
 
     It puts probes of its own in the place of those that stood, and counts no call twice.
     """
     pool.clear()
+    earlier = len(dialects(daemon))
     with ExitStack() as stack:
         cgroup = stack.enter_context(daemon.sandbox("tls-1"))
         daemon.wait_for_sandbox(cgroup)
         one, other = (stack.enter_context(talking(cgroup, here, libraries)) for _ in "ab")
-        wait_until_read(daemon, one)
+        wait_until_met(daemon, one, pool)
         for each in (one, other):
             assert each.connect(pool.port) == "connected"
         said = [one.say(CHAT), other.say(CHAT)]
         daemon.kill()
         former, stands = pinned(daemon), one.is_probed()
-        cut, text = one.say(MINING), delivered(pool)
+        cut, text = one.say(MINING, SILENCE_S), delivered(pool)
         daemon.start()
         wait_until_read(daemon, one)
-        wait_until(lambda: former.keys().isdisjoint(pinned(daemon)), what="the end of old probes")
+        wait_until(
+            lambda: former.keys().isdisjoint(pinned(daemon)),
+            what="the end of old probes",
+            timeout_s=WAIT_S,
+        )
         own, goes_on = pinned(daemon), one.is_probed()
-        wait_until(lambda: dialects(daemon), what="what was found meanwhile")
-        told = dialects(daemon)
+        told = await_dialects(daemon, earlier + 1)[earlier:]
         before = tls_of(daemon)
         said.append(other.say(CHAT))
         after = tls_of(daemon)
         destroyed, last = other.say(MINING), delivered(pool)
-        wait_until(lambda: len(dialects(daemon)) > 1, what="what was found then")
-        told_last = dialects(daemon)
+        told_last = await_dialects(daemon, earlier + 2)[earlier:]
 
     assert said == ["answered"] * 3
     assert (len(former), stands) == (1, True)
@@ -156,7 +182,9 @@ def test_reload(daemon, here, pool, libraries):
     pool.clear()
     with daemon.sandbox("tls-2") as cgroup:
         daemon.wait_for_sandbox(cgroup)
-        with talking(cgroup, here, libraries, pool.port) as one:
+        with talking(cgroup, here, libraries) as one:
+            wait_until_met(daemon, one, pool)
+            one.connect(pool.port)
             before = [one.say(CHAT)]
             daemon.policy(
                 "work", "allow: [{cidr: 127.0.0.1, ports: [any]}]\ndetect: {mining: alert}\n"
@@ -166,7 +194,7 @@ def test_reload(daemon, here, pool, libraries):
             daemon.policy("work", "allow: [{cidr: 127.0.0.1, ports: [any]}]\n")
             daemon.reload()
             one.connect(pool.port)
-            cut = one.say(MINING)
+            cut = one.say(MINING, SILENCE_S)
             state = tls_of(daemon)["state"]
 
     assert before == ["answered"]
@@ -181,14 +209,15 @@ def test_the_ways_to_end_it(daemon, here, pool, libraries):
     pool.clear()
     with daemon.sandbox("tls-3") as cgroup:
         daemon.wait_for_sandbox(cgroup)
-        with talking(cgroup, here, libraries, pool.port) as one:
-            wait_until_read(daemon, one)
+        with talking(cgroup, here, libraries) as one:
+            wait_until_met(daemon, one, pool)
+            one.connect(pool.port)
             daemon.stop()
-            stopped, cut = (len(pinned(daemon)), one.is_probed()), one.say(MINING)
+            stopped, cut = (len(pinned(daemon)), one.is_probed()), one.say(MINING, SILENCE_S)
             daemon.configure(default="work", tls="off")
             daemon.start()
             off = tls_of(daemon)
-            wait_until(lambda: not one.is_probed(), what="the end of the probes")
+            wait_until_unread(one)
             one.connect(pool.port)
             unread = one.say(MINING)
             daemon.stop()
@@ -197,10 +226,10 @@ def test_the_ways_to_end_it(daemon, here, pool, libraries):
             wait_until_read(daemon, one)
             again = one.is_probed()
             words = ["daemon", "--config", daemon.config, "--socket", daemon.socket, "--detach"]
-            detached = subprocess.run(agentwall(*words), timeout=30, check=False).returncode
-            daemon.process.wait(30)
+            detached = subprocess.run(agentwall(*words), timeout=WAIT_S, check=False).returncode
+            daemon.process.wait(WAIT_S)
             daemon.process = None
-            wait_until(lambda: not one.is_probed(), what="the end of the probes")
+            wait_until_unread(one)
             left = (pins.BPFFS / daemon.state.name).exists()
 
     assert (stopped, cut) == ((1, True), "silence")
@@ -221,16 +250,24 @@ def test_without_bcc(stage, here, pool, libraries):
         with stage.sandbox("tls-4") as cgroup:
             stage.wait_for_sandbox(cgroup)
             with talking(cgroup, here, libraries, pool.port) as one:
-                wait_until(lambda: tls_of(stage)["state"] != "starting", what="the refusal")
+                wait_until(
+                    lambda: tls_of(stage)["state"] != "starting",
+                    what="the refusal",
+                    timeout_s=WAIT_S,
+                )
                 said, tls = one.say(CHAT), tls_of(stage)
                 with stage.client() as client:
                     readings = client.sandbox("tls-4")["tls"]
         doctor = subprocess.run(
-            [*hidden, *agentwall("doctor")], capture_output=True, text=True, timeout=60, check=False
+            [*hidden, *agentwall("doctor")],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
         )
         stage.stop()
         stage.configure(default="work", tls="require")
-        code = stage.start(wait=False).wait(30)
+        code = stage.start(wait=False).wait(WAIT_S)
         stage.process = None
     finally:
         stage.prefix = []
@@ -259,11 +296,16 @@ def test_run_that_was_killed(tmp_path):
     copy_libraries(libraries)
     policy = tmp_path / "p.yaml"
     policy.write_text("version: 1\nallow: [{cidr: 127.0.0.1, ports: [any]}]\n")
-    command = ["/usr/bin/env", f"LD_LIBRARY_PATH={libraries}", PYTHON, "-I", "-S", "-c", MAPS_SSL]
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    command = [PYTHON, "-I", "-S", "-c", MAPS_SSL]
+    settings = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        # By this they are probed before the command begins.
+        "env": environment(LD_LIBRARY_PATH=str(libraries)),
+    }
     with ExitStack() as stack:
         # Who has it mapped as well, and lives on.
-        bystander = stack.enter_context(subprocess.Popen(command, **streams))
+        bystander = stack.enter_context(subprocess.Popen(command, **settings))
         stack.callback(bystander.kill)
         assert bystander.stdout.readline() == b"ready\n"
         [mapping] = [
@@ -277,22 +319,20 @@ def test_run_that_was_killed(tmp_path):
 
         child = stack.enter_context(
             subprocess.Popen(
-                agentwall("run", "--tls", "require", "-p", policy, "--", *command),
-                **streams,
-                env=environment(),
+                agentwall("run", "--tls", "require", "-p", policy, "--", *command), **settings
             )
         )
         for action in ((clear_leftovers_of, child.pid), (child.wait,), (child.kill,)):
             stack.callback(*action)  # the last one first
         assert child.stdout.readline() == b"ready\n"
-        wait_until(is_read, what="the probes")
+        wait_until(is_read, what="the probes", timeout_s=WAIT_S)
         child.kill()
         child.wait()
         [leftover] = [each for each in find_leftovers() if each.record.pid == child.pid]
         place = pins.BPFFS / leftover.record.id
         stands, held = is_read(), len(uprobes.pinned(next((place / "probes").iterdir())))
         clear_leftover(leftover, force=True)
-        wait_until(lambda: not is_read(), what="the end of the probes")
+        wait_until(lambda: not is_read(), what="the end of the probes", timeout_s=WAIT_S)
         Path(leftover.record.events).unlink(missing_ok=True)
         missing = [each.record.id for each in find_leftovers() if each.record.pid == child.pid]
 

@@ -68,7 +68,7 @@ def connect(cgroup) -> int:
     """Connect to a closed port of loopback from inside *cgroup*; return the errno."""
     script = "import socket,sys; sys.exit(socket.socket().connect_ex(('127.0.0.1', 1)))"
     command = in_cgroup(cgroup, sys.executable, "-I", "-S", "-c", script)
-    return subprocess.run(command, check=False, timeout=20).returncode
+    return subprocess.run(command, check=False, timeout=60).returncode
 
 
 def written(bench) -> list[str]:

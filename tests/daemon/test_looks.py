@@ -7,7 +7,6 @@ import os
 
 import pytest
 from rig import looking
-from rig.process import wait_until
 
 from agentwall.daemon import looks as module
 from agentwall.errors import HostError
@@ -36,7 +35,7 @@ def test_what_was_seen_is_told(bench):
 def test_a_mapping_is_looked_at_once(bench):
     """Mappings of one process wait as one look; once that has begun, the next is another."""
     bench.looks.look_once(ONE, 1, bench.note)
-    wait_until(lambda: bench.thread.busy_s() > 0, what="the first look")
+    bench.wait_for_a_look()
     for _ in range(5):
         bench.looks.look_once(ONE, 1, bench.note)
         bench.looks.look_once(ONE, 2, bench.note)
@@ -52,7 +51,7 @@ def test_the_queue_is_bounded(bench, monkeypatch):
     monkeypatch.setattr(module, "MOST_WAITING", 20)
     monkeypatch.setattr(module, "MOST_ASKED", 10)
     bench.looks.look_once(ONE, 1, bench.note)
-    wait_until(lambda: bench.thread.busy_s() > 0, what="the first look")
+    bench.wait_for_a_look()
     before = bench.looks.is_busy
     for pid in range(2, 40):
         bench.looks.look_once(ONE, pid, bench.note)
@@ -117,7 +116,7 @@ def test_somebody_waits_for_what_is_installed(bench):
     """It comes before looks that were asked for earlier; who waits is told, also of what failed."""
     order: list[str] = []
     bench.looks.look(ONE, os.getpid(), lambda *_: order.append("first look"))
-    wait_until(lambda: bench.thread.busy_s() > 0, what="the first look")
+    bench.wait_for_a_look()
     bench.looks.look(ONE, os.getpid(), lambda *_: order.append("look"))
     bench.looks.prepare(ONE, os.getpid(), lambda: True, prepared=lambda: order.append("prepared"))
     bench.settle()

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rig.descriptors import descriptors
 from rig.inside_ground import inside_ground
 from rig.namespace import temp_netns
 from rig.probing import PATIENCE_S, pinned_maps
 from rig.tls_programs import copy_libraries
 from rig.tls_service import tls_service
-from rig.tls_talker import CHAT, MINING, talking
+from rig.tls_talker import CHAT, MINING, SILENCE_S, talking
 
 from agentwall.daemon import provision
 from agentwall.daemon.provision import Provision, keep_code, kept_code
@@ -127,7 +128,7 @@ def test_two_at_once(pin_dir, cache, compiles):
 def test_a_program_at_a_time(code, pin_dir):
     """Whoever polls is called again for each program, and does other things between them."""
     keep_code(code)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with Provision() as made:
         made.start()
         made.load_for(pin_dir)
@@ -138,7 +139,7 @@ def test_a_program_at_a_time(code, pin_dir):
         programs.close()
 
     assert steps == len(PROGRAMS) - 1
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
 
 
 def damage(directory: Path) -> None:
@@ -207,12 +208,12 @@ def test_refused_by_the_kernel(code, pin_dir, compiles, caplog):
     # Whole, and with a good checksum: a program that goes on beyond its end.
     bad[PROGRAMS[3]] = bad[PROGRAMS[3]][: -INSTRUCTION.size] + INSTRUCTION.pack(0xB7, 0, 0, 0)
     keep_code(replace(code, programs=bad))
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with caplog.at_level(logging.WARNING):
         _, is_kept = provide(pin_dir)
-    opened = len(os.listdir("/proc/self/fd")) - before
+    opened = descriptors() - before
 
-    assert (is_kept, len(compiles), opened) == (False, 1, 0)
+    assert (is_kept, len(compiles), opened) == (False, 1, set())
     assert "compiled anew: the kernel refuses what was kept: load aw_" in caplog.text
     assert provide(pin_dir)[1]
 
@@ -281,8 +282,8 @@ def test_kept_code_reads(code, tmp_path, monkeypatch):
             ground.go_on(lambda: ground.reading_of(one.pid))
             said = one.connect(pool.port), one.say(CHAT)
             ground.hear()
-            ground.inside.settle()
-            mined, delivered = one.say(MINING), pool.talks[0].text.decode()
+            ground.settle()
+            mined, delivered = one.say(MINING, SILENCE_S), pool.talks[0].text.decode()
         counts = ground.inside.state()
 
     assert (state.state, state.bcc, state.compile_s) == ("on", code.bcc, None)

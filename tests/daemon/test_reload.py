@@ -38,7 +38,7 @@ def reader(tmp_path):
 def finish(reader: EditionReader) -> Edition | Rejected:
     """Go on whenever there is something, as the daemon's loop does."""
     while True:
-        assert select.select([reader.fileno()], [], [], 30)[0]
+        assert select.select([reader.fileno()], [], [], 60)[0]
         found = reader.step()
         if found is not None:
             return found
@@ -67,9 +67,11 @@ def test_a_configuration_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed(reader, number):
+def test_a_process_that_is_killed(reader, monkeypatch, number):
     """Memory was short, say: what was in force stays, and the next reading may do better."""
-    reader.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(reload, "_SCRIPT", "import time; time.sleep(600)")
+        reader.start()
     os.kill(reader._process.pid, number)
     found = finish(reader)
     again = reader.wait()
@@ -136,12 +138,15 @@ def test_it_needs_nothing_from_the_environment(reader, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """A daemon that gives a reading four seconds, and reads a pipe that nobody writes into."""
+    """A daemon that reads when it is asked to, and has no patience between SIGUSR1 and SIGUSR2."""
     with daemon_ground(tmp_path_factory.mktemp("daemon")) as daemon:
         daemon.policy("web", "allow: []\n")
+        daemon.configure("watch: false\n")
         start = (
-            "import sys; from agentwall.daemon import reload; reload.TIMEOUT_S = 4.0; "
+            "import signal, sys; from agentwall.daemon import reload; "
             "from agentwall.cli.main import main; "
+            "signal.signal(signal.SIGUSR1, lambda *_: setattr(reload, 'TIMEOUT_S', 1.0)); "
+            "signal.signal(signal.SIGUSR2, lambda *_: setattr(reload, 'TIMEOUT_S', 120.0)); "
             f"sys.argv[1:] = ['daemon', '--config', {str(daemon.config)!r}]; main()"
         )
         with (daemon.directory / "stderr").open("ab") as stderr:
@@ -175,12 +180,16 @@ def test_a_daemon_outlives_its_readings(ground, is_killed):
     slow.write_text("version: 1\nname: slow\ndeny: [{cidr_file: slow.txt}]\n")
     os.mkfifo(ground.policies / "slow.txt")
     outcomes: list[Mapping[str, object]] = []
+    if not is_killed:
+        ground.process.send_signal(signal.SIGUSR1)
     waiting = threading.Thread(target=lambda: outcomes.append(ground.reload()))
     waiting.start()
     if is_killed:
         wait_until(lambda: child_of(ground.process.pid), what="the reading process")
         os.kill(child_of(ground.process.pid), signal.SIGKILL)
-    waiting.join(20)
+    waiting.join()
+    if not is_killed:
+        ground.process.send_signal(signal.SIGUSR2)
     slow.unlink()
     (ground.policies / "slow.txt").unlink()
     wait_until(lambda: ground.reload()["applied"], what="another reading")
@@ -188,7 +197,7 @@ def test_a_daemon_outlives_its_readings(ground, is_killed):
         names = {each["name"] for each in client.status()["policies"]}
 
     assert not outcomes[0]["applied"]
-    said = "ended with code -9" if is_killed else "reading took longer than 4 s"
+    said = "ended with code -9" if is_killed else "reading took longer than 1 s"
     assert said in outcomes[0]["problems"][0]
     assert "web" in names
 
@@ -198,6 +207,7 @@ def test_a_daemon_that_ends_ends_its_reading(tmp_path):
     """A reading that nobody waits for any more is not left behind, nor has it a word to say."""
     with daemon_ground(tmp_path) as ground:
         ground.policy("web", "allow: []\n")
+        ground.configure("watch: false\n")
         ground.start()
         slow = ground.policies / "slow.yaml"
         slow.write_text("version: 1\nname: slow\ndeny: [{cidr_file: slow.txt}]\n")
@@ -207,7 +217,7 @@ def test_a_daemon_that_ends_ends_its_reading(tmp_path):
             wait_until(lambda: child_of(ground.process.pid), what="the reading process")
             child = child_of(ground.process.pid)
             client.stop()
-        ground.process.wait(30)
+        ground.process.wait(60)
 
         assert child is not None
         assert not Path(f"/proc/{child}").exists()

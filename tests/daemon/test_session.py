@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rig.sights import excerpt, matched
 
-from agentwall.daemon import session
+from agentwall.daemon import response, session
 from agentwall.daemon.config import ResponseSettings
 from agentwall.daemon.inspection import plan_search
 from agentwall.daemon.plan import judge_coverage, plan_launch, policy_in_force
@@ -169,7 +169,7 @@ def test_what_is_kept_back_needs_no_news(run_session, tmp_path, monkeypatch):
         monkeypatch.setattr(wall, "excerpts", excerpts)
 
     hold.done = False
-    wait = f"for i in $(seq 200); do [ -e {told} ] && exit 3; sleep 0.1; done; exit 4"
+    wait = f"for i in $(seq 600); do [ -e {told} ] && exit 3; sleep 0.1; done; exit 4"
     script = STORM.format(count=1).removeprefix("exec ") + f"\n{wait}"
     ending, _ = run_session(script, hold)
 
@@ -177,22 +177,20 @@ def test_what_is_kept_back_needs_no_news(run_session, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
-def test_signal_reaches_command(run_session, number):
+def test_signal_reaches_command(run_session, tmp_path, number):
     """A signal sent to agentwall reaches the command, which decides what it means."""
-    parent = os.getpid()
-    script = f"trap 'exit 44' {number.name[3:]}; while :; do sleep 0.05; done"
+    ready = tmp_path / "ready"
+    script = f"trap 'exit 44' {number.name[3:]}; : >{ready}; while :; do sleep 0.05; done"
+    wait = f"until [ -e {ready} ]; do sleep 0.01; done; kill -{number.value} {os.getpid()}"
+    senders = []
 
     def send_later(_) -> None:
-        child = os.fork()
-        if not child:
-            time.sleep(0.5)
-            os.kill(parent, number)
-            os._exit(0)
+        senders.append(subprocess.Popen(["sh", "-c", wait]))
 
     ending, _ = run_session(script, send_later)
-    os.wait()
 
     assert ending.exit_code == 44
+    assert senders[0].wait(60) == 0
 
 
 def test_not_executed(run_session, make_request):
@@ -262,8 +260,9 @@ def test_kill(run_session, listener):
     assert memory.states()[-1] == "finished"
 
 
-def test_freeze(run_session, listener):
+def test_freeze(run_session, listener, monkeypatch):
     """Under freeze the command stands still, and goes on when somebody does what is said."""
+    monkeypatch.setattr(response, "PATIENCE_S", 60.0)
     port = listener.getsockname()[1]
     said = []
 
@@ -279,10 +278,10 @@ def test_freeze(run_session, listener):
         say=thaw,
     )
 
-    [response] = _responses(memory)
-    assert (response["response"], response["problem"]) == ("freeze", None)
+    [done] = _responses(memory)
+    assert (done["response"], done["problem"]) == ("freeze", None)
     assert len(said) == 1
     assert said[0].startswith("the command is frozen, for whoever looks into it; to let it go on: ")
     assert time.monotonic() - begun_s > 0.5
     assert ending.exit_code == 5
-    assert Path(str(response["snapshot"])).stat().st_mode & 0o777 == 0o600
+    assert Path(str(done["snapshot"])).stat().st_mode & 0o777 == 0o600

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 from rig.keeping import bare_config
+from rig.ports import reserved_port
 from rig.process import wait_until
 from rig.records import detection, flow
 from rig.small_disk import small_disk
@@ -80,19 +81,18 @@ def test_a_full_disk_still_tells(tmp_path):
 
 def test_metrics_are_served_where_it_is_asked_for(config):
     """On the address that the configuration says; nothing is published before the first look."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    sinks = open_sinks(replace(config, metrics=f"127.0.0.1:{port}"), None)
-    sinks.figures.count(flow())
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    is_scraped = sinks.is_scraped
-    sinks.close()
+    with reserved_port() as port:
+        sinks = open_sinks(replace(config, metrics=f"127.0.0.1:{port}"), None)
+        sinks.figures.count(flow())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        is_scraped = sinks.is_scraped
+        sinks.close()
 
-    assert is_scraped
-    assert "agentwall" in text
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+        assert is_scraped
+        assert "agentwall" in text
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60)
 
 
 @pytest.mark.parametrize("metrics", ["127.0.0.1:{port}", "[::ffff:127.0.0.1]:{port}"])

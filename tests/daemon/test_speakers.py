@@ -10,7 +10,6 @@ import time
 
 import pytest
 from rig import looking
-from rig.process import wait_until
 from rig.tls_records import hello_read
 
 from agentwall.daemon import looks as looks_module
@@ -150,8 +149,9 @@ def test_a_look_that_hangs(stage):
     """A hello is told without after a while, and not again when the look is done at last."""
     stage.speakers.admit(ONE, ())
     stage.begin()
+    asked_s = time.monotonic()
     stage.hello(os.getpid())
-    stage.speakers.waiting.tell_overdue(time.monotonic())
+    stage.speakers.waiting.tell_overdue(asked_s)
     early = list(stage.told)
     stage.speakers.waiting.tell_overdue(time.monotonic() + WAIT_S + 1)
     late = list(stage.told)
@@ -303,7 +303,7 @@ def test_start_that_does_not_wait(stage, monkeypatch):
     stage.speakers.admit(ONE, ())
     stage.begin()
     stage.bench.looks.look(ONE, os.getpid(), stage.bench.note)
-    wait_until(lambda: stage.bench.thread.busy_s() > 0, what="a look that hangs")
+    stage.bench.wait_for_a_look()
     monkeypatch.setattr(looks_module, "HANGS_S", 0.0)
     stage.speakers.prepare(ONE, os.getpid(), None, told.append)
     hanging = list(told)

@@ -17,8 +17,8 @@ from agentwall.host.netns import netns_cookie
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = 4_194_000
-"""No process has this number: it is beyond what this kernel gives out here."""
+NOBODY = 1 << 22
+"""No process has this number: PID_MAX_LIMIT, include/linux/threads.h."""
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_time_without_a_policy_counts_from_the_oldest_process(surroundings, 
     with temp_cgroup() as brief:
         member = member_at(brief)
 
-    assert 250 <= found < 10_000
+    assert 250 <= found < 60_000
     assert (empty, hooked, scope, surroundings.unwatched_ms(member)) == (0, 0, 0, 0)
 
 
@@ -148,7 +148,7 @@ def test_a_process_may_have_any_name(surroundings, cgroup):
         found = surroundings.unwatched_ms(member_at(cgroup))
         process.kill()
 
-    assert 0 <= found < 20_000
+    assert 0 <= found < 60_000
 
 
 def test_processes_that_vanish_meanwhile(surroundings, cgroup, policies):
@@ -156,9 +156,11 @@ def test_processes_that_vanish_meanwhile(surroundings, cgroup, policies):
     with subprocess.Popen(
         in_cgroup(cgroup, "/bin/sh", "-c", "while :; do /bin/true; done")
     ) as churn:
-        for _ in range(50):
-            member = member_at(cgroup)
-            assert surroundings.place_of(member).netns_cookie in (0, netns_cookie())
-            assert surroundings.unwatched_ms(member) >= 0
-            surroundings.coverage_of(member, policies["none"], ())
-        churn.kill()
+        try:
+            for _ in range(50):
+                member = member_at(cgroup)
+                assert surroundings.place_of(member).netns_cookie in (0, netns_cookie())
+                assert surroundings.unwatched_ms(member) >= 0
+                surroundings.coverage_of(member, policies["none"], ())
+        finally:
+            churn.kill()

@@ -37,7 +37,7 @@ KILLS = 5
 """``python -m bench.daemon`` does it a hundred times."""
 NAMES = ("work-1", "work-2")
 DAY_S = 86_400
-MODE_S = 4
+MODE_S = 2
 CONNECT = """
 import socket, sys
 for port in sys.argv[1:]:
@@ -137,9 +137,10 @@ def test_killed_while_it_switches_and_admits(daemon, doors):
     assert switches > 0
     assert admissions == {"adopted"}
     assert status["mode_overrides"] == 1
-    # The last of them may have been attached and not activated yet: the next daemon's first work.
-    late = f"taking over: work-late-{KILLS - 1}: aw_sandbox_id: "
-    assert [each for each in status["checks"]["problems"] if not each.startswith(late)] == []
+    # The last of them may have been half attached, or not activated: the next daemon's first work.
+    said = "; ".join(status["checks"]["problems"]).removeprefix("taking over: ")
+    late = f"work-late-{KILLS - 1}: "
+    assert [each for each in said.split("; ") if each and not each.startswith(late)] == []
 
 
 def test_killed_while_it_starts(daemon, doors):
@@ -200,13 +201,15 @@ def test_a_mode_ends_without_the_daemon(daemon, doors):
     with daemon.sandbox("work-4") as cgroup:
         daemon.wait_for_sandbox(cgroup)
         with daemon.client() as client:
+            client.mode("work-4", "audit", for_s=900, reason="a test")
+            during = connect(cgroup, 1)
+            # However long that took, it ends two seconds from now.
             client.mode("work-4", "audit", for_s=2, reason="a test")
-        during = connect(cgroup, 1)
         daemon.kill()
         time.sleep(2)
         dead = connect(cgroup, 1)
         daemon.start()
-        time.sleep(1.2)
+        wait_until(lambda: not daemon.sandbox_at(cgroup)["override"], what="the end of it told")
         found, alive = daemon.sandbox_at(cgroup), connect(cgroup, 1)
         over = [each for each in daemon.events("state") if each["state"] == "mode"]
 
@@ -224,7 +227,7 @@ def test_the_ways_to_end_it(daemon, doors):
             [*command, "--socket", str(daemon.socket), *arguments],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         return found
@@ -236,12 +239,12 @@ def test_the_ways_to_end_it(daemon, doors):
         after_term = connect(cgroup, doors.permitted, 1)
         daemon.start()
         kept = call("--stop", "--keep")
-        ended = daemon.process.wait(10)
+        ended = daemon.process.wait(60)
         daemon.process = None
         after_stop = connect(cgroup, doors.permitted, 1)
         daemon.start()
         detached = call("--detach")
-        daemon.process.wait(10)
+        daemon.process.wait(60)
         daemon.process = None
         after_detach, pinned = connect(cgroup, doors.permitted, 1), pin_dir.exists()
         daemon.start()
@@ -269,7 +272,7 @@ def test_a_broken_policy_at_the_start(daemon, doors):
         said = len(daemon.said())
         daemon.policy("broken", "allow: [{cidr: 10.0.0.0/8, ports: [70000]}]\n")
         try:
-            code = daemon.start(wait=False).wait(20)
+            code = daemon.start(wait=False).wait(60)
         finally:
             daemon.process = None
             (daemon.policies / "broken.yaml").unlink()
@@ -296,15 +299,18 @@ def test_a_clock_that_jumps(daemon, doors, tmp_path):
         with daemon.sandbox("work-7") as cgroup:
             daemon.wait_for_sandbox(cgroup)
             with daemon.client() as client:
+                client.mode("work-7", "audit", for_s=900, reason="a test")
+                clock.set(-DAY_S)
+                wait_for_clock(daemon, 1)
+                behind = client.sandbox("work-7")["effective_mode"], connect(cgroup, 1)
+                clock.set(DAY_S)
+                wait_for_clock(daemon, 2)
+                ahead = client.sandbox("work-7")["effective_mode"], connect(cgroup, 1)
                 client.mode("work-7", "audit", for_s=MODE_S, reason="a test")
                 over_s = time.monotonic() + MODE_S
-                clock.set(DAY_S)
-                wait_for_clock(daemon, 1)
-                ahead = client.sandbox("work-7")["effective_mode"], connect(cgroup, 1)
+                # By the clock there are two days left of it.
                 clock.set(-DAY_S)
-                wait_for_clock(daemon, 2)
-                behind = client.sandbox("work-7")["effective_mode"], connect(cgroup, 1)
-                in_time = time.monotonic() < over_s
+                wait_for_clock(daemon, 3)
                 time.sleep(max(0.0, over_s - time.monotonic()))
                 after = client.sandbox("work-7")["effective_mode"], connect(cgroup, 1)
                 client.phase("work-7", PHASES[1])
@@ -313,10 +319,10 @@ def test_a_clock_that_jumps(daemon, doors, tmp_path):
         daemon.environment = {}
     clocks = {each["time"][:10] for each in daemon.events() if each["sandbox"]["id"] == "work-7"}
 
-    assert in_time
     assert ahead == behind == ("audit", [errno.ECONNREFUSED])
     assert after == ("enforce", [errno.EPERM])
-    assert len(clocks) == 3
+    # At midnight there is one more.
+    assert len(clocks) in (3, 4)
 
 
 def wait_for_clock(daemon, times: int) -> None:

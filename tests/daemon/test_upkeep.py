@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rig.cgroup import in_cgroup, temp_cgroup
@@ -95,7 +96,7 @@ def connect(cgroup) -> int:
     """Connect to a closed port of loopback from inside *cgroup*; return the errno."""
     script = "import socket,sys; sys.exit(socket.socket().connect_ex(('127.0.0.1', 1)))"
     command = in_cgroup(cgroup, sys.executable, "-I", "-S", "-c", script)
-    return subprocess.run(command, check=False, timeout=20).returncode
+    return subprocess.run(command, check=False, timeout=60).returncode
 
 
 @pytest.mark.parametrize("how", ["taken out", "pointed elsewhere", "overwritten"])
@@ -183,12 +184,14 @@ def test_what_cannot_be_put_back_is_told_once(bench, upkeep, drawer, scope):
 def test_an_override_that_is_over_is_cleared_away(bench, upkeep, drawer, scope):
     """The kernel has ended it by itself; the record says that it is over, once."""
     member = bench.admit(scope / "one")
-    audit = Override(mode=Mode.AUDIT, until_ns=boot_ns() + 200_000_000, reason="x", by="y")
+    audit = Override(mode=Mode.AUDIT, until_ns=boot_ns() + 10**12, reason="x", by="y")
     bench.keeper.set_override(member, audit, "y")
     during = connect(scope / "one")
     upkeep.tick()
     early = member.override
-    time.sleep(0.25)
+    soon = replace(audit, until_ns=boot_ns() + 50_000_000)
+    bench.keeper.set_override(member, soon, "y")
+    time.sleep(0.06)
     after = connect(scope / "one")
     upkeep.tick()
     upkeep.tick()
@@ -197,7 +200,7 @@ def test_an_override_that_is_over_is_cleared_away(bench, upkeep, drawer, scope):
     assert (during, after) == (111, 1)
     assert early is not None
     assert member.override is None
-    assert modes == ["audit", "enforce"]
+    assert modes == ["audit", "audit", "enforce"]
 
 
 def test_who_has_unsent_data_is_judged_until_it_is_gone(bench, upkeep, scope):
@@ -206,7 +209,7 @@ def test_who_has_unsent_data_is_judged_until_it_is_gone(bench, upkeep, scope):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         leave = in_cgroup(scope / "one", sys.executable, "-I", "-S", "-c", LEAVE_DATA, str(port))
-        subprocess.run(leave, check=True, timeout=20)
+        subprocess.run(leave, check=True, timeout=60)
         peer, _ = server.accept()
         (scope / "one").rmdir()
         upkeep.see_leaving(member)
@@ -221,7 +224,7 @@ def test_who_has_unsent_data_is_judged_until_it_is_gone(bench, upkeep, scope):
         upkeep.look_at(member)
         return bench.keeper.members.get(member.key) is None
 
-    wait_until(has_gone, what="the socket's end", timeout_s=10)
+    wait_until(has_gone, what="the socket's end")
 
     assert leaving is not None
     assert stands == (member, None)

@@ -19,8 +19,9 @@ def test_found_in_time():
     """It is told with what was found, and not again when its time is over."""
     told: list[TlsReading | None] = []
     waiting = Waiting(WAIT_S)
+    asked_s = time.monotonic()
     number = waiting.add(told.append)
-    waiting.tell_overdue(time.monotonic())
+    waiting.tell_overdue(asked_s)
     waiting.tell(number, GONE)
     waiting.tell_overdue(time.monotonic() + 2 * WAIT_S)
 

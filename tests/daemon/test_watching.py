@@ -32,8 +32,11 @@ def watch(edition):
 
 
 def is_seen(watch: FileWatch) -> bool:
-    """Whether something has changed since, and once it has settled is due once."""
-    if select.select([watch.fileno()], [], [], 0.2)[0]:
+    """Whether something has changed since, and once it has settled is due once.
+
+    The kernel tells of a change before the call that makes it returns.
+    """
+    if select.select([watch.fileno()], [], [], 0)[0]:
         watch.read()
     later_s = time.monotonic() + SETTLE_S
     found = watch.is_due(later_s)
@@ -191,7 +194,8 @@ def test_a_directory_that_comes_later_is_seen(tmp_path):
     watch.close()
 
 
-@given(st.lists(st.floats(0.01, 2.0), min_size=1, max_size=20))
+# Binary fractions: of others, the difference of two sums is not always what was added.
+@given(st.lists(st.integers(1, 128).map(lambda number: number / 64), min_size=1, max_size=20))
 def test_what_goes_on_is_acted_on_in_the_end(gaps):
     """Never while something was changed just now, but for who changes something all the time."""
     watch = FileWatch.__new__(FileWatch)

@@ -12,6 +12,8 @@ import pytest
 from agentwall.daemon.worker import Worker
 from agentwall.errors import HostError
 
+PATIENCE_S = 60.0
+
 
 @pytest.fixture
 def worker():
@@ -23,7 +25,7 @@ def worker():
 
 def wait(worker: Worker) -> None:
     """Wait until there is something to go on with."""
-    assert select.select([worker.fileno()], [], [], 10)[0]
+    assert select.select([worker.fileno()], [], [], PATIENCE_S)[0]
 
 
 def test_results_come_in_the_loop_s_own_thread(worker):
@@ -89,7 +91,7 @@ def test_a_full_pipe_loses_nothing(worker):
         worker._done.put(lambda number=number: found.append(number))
     done = threading.Event()
     worker.run(done.set, lambda _: found.append(-1))
-    assert done.wait(10)
+    assert done.wait(PATIENCE_S)
     while -1 not in found[-1:]:
         worker.step()
 
@@ -101,9 +103,9 @@ def test_the_end_gives_up_what_was_not_begun():
     worker = Worker()
     begun, may_end = threading.Event(), threading.Event()
     called: list[object] = []
-    worker.run(lambda: begun.set() or may_end.wait(10), called.append)
+    worker.run(lambda: begun.set() or may_end.wait(PATIENCE_S), called.append)
     worker.run(lambda: called.append("work"), called.append)
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE_S)
     threading.Timer(0.1, may_end.set).start()
     worker.close()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rig.ground import is_noise
 from rig.packet import Packet
 
 from demo.attempts import (
@@ -39,7 +40,7 @@ _PYTHON = os.path.relpath(sys.executable)
 _AGENT = os.path.relpath(HERE / "agent.py")
 Words = tuple[str | Path, ...]
 _TUNNEL_PORT = 8022
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 300.0
 # Its own /etc/resolv.conf, as a container would have it.
 _RESOLVER_MOUNT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 _PERMITTED = (
@@ -90,14 +91,16 @@ def play(stage: Stage, mode: str, directory: Path, *options: str) -> Act:
     done = stage.lab.near.run(*command, timeout_s=_TIMEOUT_S)
     (directory / f"{mode}.stderr").write_text(done.stderr)
     stage.wire.settle()
+    # What ends a flow of the act before may come in this one.
+    packets = [packet for packet in stage.wire.packets() if not is_noise(packet)]
     claims = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return Act(
         mode=mode,
         exit_code=done.returncode,
         messages=done.stderr,
         claims={claim["attempt"]: (claim["outcome"], claim["detail"]) for claim in claims},
-        arrivals={attempt.id: _measure(stage, attempt) for attempt in ATTEMPTS},
-        strays=[packet for packet in stage.wire.packets() if _is_stray(packet)],
+        arrivals={attempt.id: _measure(stage, packets, attempt) for attempt in ATTEMPTS},
+        strays=[packet for packet in packets if _is_stray(packet)],
         requests=stage.web.requests(),
         questions=stage.names.questions(),
         events=_read_events(events_file),
@@ -142,10 +145,10 @@ def _script(stage: Stage) -> dict[str, object]:
     }
 
 
-def _measure(stage: Stage, attempt: Attempt) -> Arrival:
+def _measure(stage: Stage, crossed: list[Packet], attempt: Attempt) -> Arrival:
     packets = [
         packet
-        for packet in stage.wire.packets()
+        for packet in crossed
         if (packet.destination, packet.destination_port) in attempt.targets
     ]
     return Arrival(

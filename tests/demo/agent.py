@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 60.0
 
 Script = dict[str, Any]
 """Addresses, and what the agent carries; demo/act.py writes it."""
@@ -146,13 +146,13 @@ def internet_checksum(data: bytes) -> int:
 
 def curl(*arguments: str) -> str:
     """Return what curl printed."""
-    return run(["curl", "-sSv", "--max-time", "5", *arguments])
+    return run(["curl", "-sSv", "--max-time", "60", *arguments])
 
 
 def run(command: list[str]) -> str:
     """Return what *command* printed; its failure is an OSError."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=15, check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False
     )
     if done.returncode == 0:
         return done.stdout.strip()

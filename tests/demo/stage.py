@@ -88,7 +88,7 @@ class Stage:
 
 
 def _is_open(place: tuple[str, int]) -> bool:
-    with suppress(OSError), socket.create_connection(place, 3):
+    with suppress(OSError), socket.create_connection(place, 60):
         return True
     return False
 

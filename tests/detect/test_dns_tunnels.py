@@ -151,7 +151,7 @@ def test_dns2tcp(wire, tmp_path, kind):
     with dns2tcp(made, tmp_path / "log", kind):
         sent = os.urandom(3000)
         with made.near.socket(socket.AF_INET, socket.SOCK_STREAM) as through:
-            through.settimeout(20)
+            through.settimeout(60)
             through.connect(("127.0.0.1", NEAR_PORT))
             through.sendall(sent)
             back = b""

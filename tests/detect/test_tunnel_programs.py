@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,7 @@ from rig.process import run_checked, running
 
 from agentwall.detect.signature import Side, Transport
 
-WAIT_S = 10.0
-QUIET_S = 0.3
+WAIT_S = 60.0
 
 
 def tool(name: str) -> str:
@@ -31,20 +29,21 @@ def tool(name: str) -> str:
 
 
 def said_over_tcp(command: list[str], log: Path, *answers: bytes) -> bytes:
-    """Run *command* with PORT replaced by that of a listener; give one answer a read."""
+    """Run *command* with PORT replaced by that of a listener; give one answer a read.
+
+    Each of these programs gives what it says in one piece, which loopback does not take apart.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(WAIT_S)
         port = str(listener.getsockname()[1])
         with running([part.replace("PORT", port) for part in command], log=log):
             peer, _ = listener.accept()
-            with peer, suppress(TimeoutError):
+            with peer:
                 peer.settimeout(WAIT_S)
                 said = peer.recv(4096)
                 for answer in answers:
                     peer.sendall(answer)
                     said += peer.recv(4096)
-                peer.settimeout(QUIET_S)
-                said += peer.recv(4096)
     return said
 
 
@@ -82,7 +81,7 @@ def test_curl_asks_a_proxy(tmp_path, options, answers, name):
     target = "192.0.2.1" if name == "socks4-request" else "host.example"
     if options[0] == "--socks5":
         target = "192.0.2.1"
-    command = [tool("curl"), "--silent", "--max-time", "10", *options, f"http://{target}/"]
+    command = [tool("curl"), "--silent", "--max-time", "60", *options, f"http://{target}/"]
 
     said = said_over_tcp(command, tmp_path / "log", *answers)
 

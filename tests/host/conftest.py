@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rig.scratch import scratch
 
+from agentwall.host import argv
 from agentwall.host.cgroup import choose_place
 from agentwall.host.identity import resolve_identity
 from agentwall.host.launch import prepare
@@ -22,13 +23,31 @@ from agentwall.host.warden import Launch
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """Who reads arguments waits until it has them: nobody holds them but where a test has it so.
+
+    On a machine that is busy with other tests the time it has else is over before its turn comes.
+    """
+    monkeypatch.setattr(argv, "_LOOKS", round(60 / argv._LOOK_S))
+    monkeypatch.setattr(argv, "_OWN_S", 60.0)
+    monkeypatch.setattr(argv, "_ALL_S", 60.0)
+
+
+def _name() -> str:
+    return f"agentwall-test-{os.getpid()}-host-{next(_numbers)}"
+
+
 @pytest.fixture
 def own_cgroup():
     """An empty cgroup of the test's own, removed at the end with what still runs in it."""
-    made = choose_place(f"agentwall-test-{os.getpid()}-host-{next(_numbers)}").make()
+    # One may be there still of a process that had this one's id, and was killed.
+    while (place := choose_place(_name())).directory.exists():
+        pass
+    made = place.make()
     yield made
     if made.directory.exists():
-        made.kill()
+        made.kill(60)
         made.remove()
 
 

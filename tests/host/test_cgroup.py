@@ -109,7 +109,7 @@ def test_add_and_remove(own_cgroup):
         assert own_cgroup.is_populated()
         with pytest.raises(HostError, match="removing"):
             own_cgroup.remove()
-        assert own_cgroup.kill()
+        assert own_cgroup.kill(60)
         assert child.wait() == -9
     assert not own_cgroup.is_populated()
 
@@ -133,7 +133,7 @@ def test_children_go_along(own_cgroup):
         (below / "cgroup.procs").write_text(str(child.pid))
 
         assert own_cgroup.pids() == (child.pid,)
-        assert own_cgroup.kill()
+        assert own_cgroup.kill(60)
 
     own_cgroup.remove()
     assert not own_cgroup.directory.exists()
@@ -179,14 +179,14 @@ def test_freeze(own_cgroup):
     with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as child:
         own_cgroup.add(child.pid)
         before = own_cgroup.is_frozen()
-        stands = own_cgroup.freeze(5.0)
+        stands = own_cgroup.freeze(60.0)
         used = Path(f"/proc/{child.pid}/stat").read_text().split()[13:15]
         time.sleep(0.1)
         later = Path(f"/proc/{child.pid}/stat").read_text().split()[13:15]
 
         assert (before, stands, own_cgroup.is_frozen()) == (False, True, True)
         assert used == later
-        assert own_cgroup.kill()
+        assert own_cgroup.kill(60)
         assert child.wait() == -9
     own_cgroup.remove()
     with pytest.raises(FileNotFoundError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import select
 import shutil
 from pathlib import Path
@@ -83,7 +82,7 @@ def test_come_and_go(scope):
         watch.scan()
         (top / "a/b").mkdir(parents=True)
 
-        assert select.select([watch], [], [], 1)[0]
+        assert select.select([watch], [], [], 60)[0]
         assert names(watch.read(), top) == ["+/a", "+/a/b"]
         (top / "a/b").rmdir()
         (top / "brief").mkdir()
@@ -218,11 +217,8 @@ def test_a_thousand_cost_little(scope):
         for number in range(1000):
             (top / f"s{number}").mkdir()
         assert len([each for each in watch.read() if isinstance(each, Appeared)]) == 1000
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        # Who is not woken takes no time.
         assert not select.select([watch], [], [], 0.2)[0]
-        after = resource.getrusage(resource.RUSAGE_SELF)
-
-        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.01
         assert watch.problem is None
         assert len(os.listdir("/proc/self/fd")) < held + 100
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from rig.scratch import scratch
 
 from agentwall.host import exposure_of
 from agentwall.host.argv import ArgvReader
-from agentwall.host.coverage import assess_coverage
+from agentwall.host.coverage import Facts, assess_coverage
 from agentwall.host.exposure_of import Guarding, HostView, Service, facts_of, look_at_host
 from agentwall.host.socket_families import unseen_families
 
@@ -41,33 +42,49 @@ def view() -> HostView:
 def inside(script: str = "exec sleep 60", *, options: tuple[str, ...] = CONFINED):
     """Run a shell in namespaces of its own; yield the pid it has here once it sleeps."""
     with subprocess.Popen(["unshare", *options, "sh", "-c", script]) as child:
+        pid = child.pid
         try:
-            yield _settled(child.pid)
+            pid = _settled(child.pid)
+            yield pid
         finally:
+            # Where unshare waits for it, it need not end with that.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             child.kill()
 
 
 def _settled(pid: int) -> int:
-    def sleeper() -> int | None:
+    found: list[int] = []
+
+    def is_there() -> bool:
         current = pid
         while True:
             try:
-                with open(f"/proc/{current}/comm") as name:
-                    if name.read() == "sleep\n":
-                        return current
+                # Last of what execve(2) changes: its name is another before its rights are.
+                if os.path.basename(_arguments(current)[0]) == b"sleep":
+                    found.append(current)
+                    return True
                 with open(f"/proc/{current}/task/{current}/children") as children:
                     current = int(children.read().split()[0])
             except (OSError, IndexError):
-                return None
+                return False
 
-    wait_until(sleeper, what="a sleeping process")
-    found = sleeper()
-    assert found is not None
-    return found
+    wait_until(is_there, what="a sleeping process")
+    return found[0]
 
 
-def facts(pid: int, view: HostView, **changes: object):
-    return facts_of([pid], view, replace(GUARDING, **changes), ArgvReader())
+def _arguments(pid: int) -> list[bytes]:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().split(b"\0")[:-1]
+
+
+def facts(pid: int, view: HostView, **changes: object) -> Facts:
+    return of_all([pid], view, **changes)
+
+
+def of_all(pids: list[int], view: HostView, **changes: object) -> Facts:
+    with closing(ArgvReader()) as argv:
+        return facts_of(pids, view, replace(GUARDING, **changes), argv)
 
 
 def test_confined(view):
@@ -123,7 +140,7 @@ def test_hosts_namespaces(view):
 @pytest.mark.parametrize("pids", [[], [UNLIKELY]])
 def test_nobody(view, pids):
     """Without a process to look at nothing is known, and that is not full."""
-    found = facts_of(pids, view, GUARDING, ArgvReader())
+    found = of_all(pids, view)
 
     assert "no process that could be looked at" in found.unknown
     assert not found.has_own_netns
@@ -133,7 +150,7 @@ def test_nobody(view, pids):
 def test_gone(view):
     """One process that has gone makes what is known less than all."""
     with inside() as pid:
-        found = facts_of([pid, UNLIKELY], view, GUARDING, ArgvReader())
+        found = of_all([pid, UNLIKELY], view)
 
     assert found.unknown == ("processes that had gone or are not readable: 1",)
     assert found.has_own_netns
@@ -143,7 +160,7 @@ def test_many(view, monkeypatch):
     """Those beyond the bound are not known."""
     monkeypatch.setattr(exposure_of, "_MAX_PROCESSES", 1)
     with inside() as pid, inside() as other:
-        found = facts_of([pid, other], view, GUARDING, ArgvReader())
+        found = of_all([pid, other], view)
 
     assert found.unknown == ("processes not looked at: 1",)
 
@@ -174,7 +191,7 @@ def test_nobody_to_compare_with(view):
 def test_worst_of_several(view):
     """One process in the host's network namespace is enough."""
     with inside() as pid, inside(options=("--mount",)) as other:
-        found = facts_of([pid, other], view, GUARDING, ArgvReader())
+        found = of_all([pid, other], view)
 
     assert not found.has_own_netns
 
@@ -254,11 +271,15 @@ def test_own_stack(view, name, arguments, stack):
         shutil.copy("/bin/sh", program)
         words = [arguments[0] if arguments else name, "-c", "read x", *arguments[1:]]
         with subprocess.Popen(words, executable=program, stdin=subprocess.PIPE) as child:
-            wait_until(lambda: os.readlink(f"/proc/{child.pid}/exe") == str(program), what=name)
+            wait_until(lambda: _arguments(child.pid) == _raw(words), what=name)
             found = facts(child.pid, view)
             child.kill()
 
     assert found.own_stack == stack
+
+
+def _raw(words: list[str]) -> list[bytes]:
+    return list(map(os.fsencode, words))
 
 
 def test_being_made(view):
@@ -282,7 +303,7 @@ def test_being_begun(view, name):
         shutil.copy("/bin/sh", program)
         words = ["exe", "-c", "read x"]
         with subprocess.Popen(words, executable=program, stdin=subprocess.PIPE) as child:
-            wait_until(lambda: os.readlink(f"/proc/{child.pid}/exe") == str(program), what=name)
+            wait_until(lambda: _arguments(child.pid) == _raw(words), what=name)
             found = facts(child.pid, view)
             child.kill()
 

@@ -141,8 +141,8 @@ def test_signal_once(own_cgroup, signals, make_launch, tmp_path, number):
     """A signal that is passed on arrives once."""
     log = tmp_path / "log"
     script = (
-        f"trap 'echo got >>{log}' {number.name[3:]}; echo ready >{log}; "
-        "for i in 1 2 3 4 5; do sleep 0.1; done"
+        f"trap 'echo got >>{log}; got=1' {number.name[3:]}; echo ready >{log}; "
+        'while [ -z "$got" ]; do sleep 0.1; done; for i in 1 2 3; do sleep 0.1; done'
     )
     sandboxed = prepare(make_launch(script), own_cgroup, signals)
     sandboxed.start()

@@ -10,6 +10,7 @@ import pytest
 from rig.process import wait_until
 
 from agentwall.flow.record import ProcessSource, Task
+from agentwall.host import process
 from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import path_of
 from agentwall.host.process import ProcessReader, living
@@ -78,8 +79,9 @@ def test_no_task(argv):
     assert ProcessReader(path_of("self"), argv).read(task(0)) is None
 
 
-def test_remembered(child, argv):
+def test_remembered(child, argv, monkeypatch):
     """A description is used again for a moment after the process has ended."""
+    monkeypatch.setattr(process, "_FRESH_S", 60.0)
     reader = ProcessReader(path_of("self"), argv)
     before = reader.read(task(child.pid))
     child.kill()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +26,12 @@ ID = "1f2e3d4c5b6a79880f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef"
 NOWHERE = Places(containerd=(), storage=())
 DOCKER = Origin(runtime=Runtime.DOCKER, container=ID)
 LABELS = {"role": "rollout", "run": "17"}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """An engine, and a machine that is busy with other tests, may take their time."""
+    monkeypatch.setattr(runtime_api, "TIMEOUT_S", 60.0)
 
 
 @contextmanager
@@ -97,11 +102,8 @@ def test_one_that_never_answers(monkeypatch, pieces):
     """The time for the whole answer is limited, not that for each piece of it."""
     monkeypatch.setattr(runtime_api, "TIMEOUT_S", 0.3)
     with answering(*pieces, b"end", pause_s=0.2 if pieces else 60) as path:
-        start_s = time.monotonic()
-        answer = directory(path).ask(DOCKER)
-
-        assert answer == f"docker: {path}: no answer within 0.3 s"
-        assert time.monotonic() - start_s < 3
+        # Who waited longer would have got the last piece, and the end.
+        assert directory(path).ask(DOCKER) == f"docker: {path}: no answer within 0.3 s"
 
 
 def test_no_socket(tmp_path):

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 import pytest
 from rig.cgroup import temp_cgroup
 from rig.namespace import Namespace, temp_netns
+from rig.process import wait_until
 from rig.puppet import puppet
 
 from agentwall.host.sock_diag import LISTEN, SockDiag, cookie_of, try_destroying
@@ -19,6 +20,7 @@ from agentwall.net.endpoint import Endpoint, canonical
 pytestmark = pytest.mark.kernel
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+ESTABLISHED = 1
 PROTOCOLS = {TCP: socket.IPPROTO_TCP, UDP: socket.IPPROTO_UDP}
 KINDS = [
     pytest.param(kind, family, server, client, id=f"{name}-{label}")
@@ -56,10 +58,10 @@ def make(here: Namespace) -> Iterator[object]:
             if kind == TCP:
                 server.listen()
             client = closing.enter_context(here.socket(family, kind))
-            client.settimeout(5)
+            client.settimeout(60)
             client.connect((to, server.getsockname()[1]))
             peer = closing.enter_context(server.accept()[0]) if kind == TCP else server
-            peer.settimeout(5)
+            peer.settimeout(60)
             return client, peer
 
         yield connect
@@ -114,7 +116,7 @@ def test_unconnected(monitor, here):
     """A UDP socket that is bound to every address is found by the packet's, or by its cookie."""
     with here.socket(socket.AF_INET, UDP) as sock:
         sock.bind(("0.0.0.0", 0))
-        sock.settimeout(5)
+        sock.settimeout(60)
         local = Endpoint(ip_address("127.0.0.1"), sock.getsockname()[1], socket.IPPROTO_UDP)
         remote = Endpoint(ip_address("192.0.2.1"), 53, socket.IPPROTO_UDP)
 
@@ -153,7 +155,7 @@ def test_try(here):
 
 def test_list_in(here, monitor):
     """Sockets are told by the cgroup they were made in, with both ends, state and inode."""
-    with temp_cgroup("list") as cgroup, puppet(here, cgroup) as hand:
+    with temp_cgroup("list") as cgroup, puppet(here, cgroup, timeout_s=60) as hand:
         server = hand.open("tcp")
         server.bind("127.0.0.1", 0)
         server.listen()
@@ -162,6 +164,13 @@ def test_list_in(here, monitor):
         mapped.connect("::ffff:127.0.0.1", port)
         loose = hand.open("udp")
         loose.bind("127.0.0.1", 0)
+
+        def has_all() -> bool:
+            # The peer of one that has connected is there once it has heard of that.
+            seen = [each.state for each in monitor.list_in({cgroup.stat().st_ino})]
+            return seen.count(ESTABLISHED) == 2
+
+        wait_until(has_all, what="both ends of the connection")
         found = monitor.list_in({cgroup.stat().st_ino})
         everything = monitor.list_in(None)
 
@@ -172,8 +181,8 @@ def test_list_in(here, monitor):
             if seen.protocol == socket.IPPROTO_TCP
         )
         assert tcp == [
-            (1, "127.0.0.1", "127.0.0.1"),
-            (1, "127.0.0.1", "127.0.0.1"),
+            (ESTABLISHED, "127.0.0.1", "127.0.0.1"),
+            (ESTABLISHED, "127.0.0.1", "127.0.0.1"),
             (LISTEN, "127.0.0.1", None),
         ]
         [udp] = [seen for seen in found if seen.protocol == socket.IPPROTO_UDP]

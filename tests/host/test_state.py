@@ -55,10 +55,12 @@ def test_killed_holder(tmp_path):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        hold(RECORD, tmp_path)
-        os.write(writer, b"x")
-        signal.pause()
-        os._exit(1)
+        try:
+            hold(RECORD, tmp_path)
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
     assert os.read(reader, 1) == b"x"
     alive = live_runs(tmp_path)
     os.kill(child, signal.SIGKILL)

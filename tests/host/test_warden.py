@@ -29,7 +29,11 @@ def test_out_of_reach(run_inside, user):
 
 def test_reaps_orphans(run_inside):
     """Orphans of the command do not stay as zombies."""
-    script = "(sh -c 'sleep 0.1 & exit 0') ; sleep 0.4; ps -eo stat= | grep -c Z"
+    # A zombie is listed in /proc until it is reaped.
+    script = (
+        "orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!'); tries=0; while [ -e /proc/$orphan ] && "
+        "[ $((tries += 1)) -lt 1200 ]; do sleep 0.05; done; ps -eo stat= | grep -c Z"
+    )
 
     assert run_inside(script) == (1, "0\n")
 
@@ -44,15 +48,17 @@ def test_outlives_its_parent(own_cgroup, make_launch, tmp_path):
         # A process like agentwall, to be killed.
         from agentwall.host.signals import SignalQueue
 
-        sandboxed = prepare(make_launch(script), own_cgroup, SignalQueue())
-        sandboxed.start()
-        sandboxed.read()
-        os.write(writer, b"x")
-        signal.sigwait([signal.SIGALRM])
-        os._exit(1)
+        try:
+            sandboxed = prepare(make_launch(script), own_cgroup, SignalQueue())
+            sandboxed.start()
+            sandboxed.read()
+            os.write(writer, b"x")
+            signal.sigwait([signal.SIGALRM])
+        finally:
+            os._exit(1)
+    os.close(writer)
     assert os.read(reader, 1) == b"x"
     os.close(reader)
-    os.close(writer)
 
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)

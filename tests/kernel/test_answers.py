@@ -10,6 +10,8 @@ import pytest
 from rig.enclosure import parse_policy
 from rig.ground import INBOUND_PORT, PORT
 from rig.lab import NEAR4, OUTSIDE, PERMITTED
+from rig.process import wait_until
+from rig.puppet import PATIENCE_S, SILENCE_S
 from rig.workbench import Workbench, Workshop, workshop
 
 from agentwall.flow.record import SandboxKey
@@ -17,7 +19,6 @@ from agentwall.flow.verdict import Direction
 
 pytestmark = pytest.mark.kernel
 
-ANSWER_TIMEOUT_S = 0.4
 CLOSED = parse_policy("name: closed\n")
 EPHEMERAL = (45000, 45001)
 EPHEMERAL_DEFAULT = "32768 60999"
@@ -49,7 +50,7 @@ def bench(shop: Workshop) -> Iterator[Workbench]:
 def caller(bench: Workbench) -> Iterator[socket.socket]:
     """A far UDP socket that the inbound rule speaks of."""
     with bench.ground.far.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(ANSWER_TIMEOUT_S)
+        sock.settimeout(PATIENCE_S)
         sock.bind((PERMITTED, 0))
         yield sock
 
@@ -69,6 +70,7 @@ def test_a_policy_switch_ends_the_right_to_answer(bench: Workbench, caller: sock
         denying = wall.bind(key, CLOSED)
         with pytest.raises(PermissionError):
             served.sendto(b"secret", address, port)
+        caller.settimeout(SILENCE_S)
         with pytest.raises(TimeoutError):
             caller.recv(64)
         [refusal] = [e for e in wall.refusals(key) if e.generation == denying]
@@ -95,7 +97,7 @@ def test_a_socket_that_moves_to_another_port_is_judged_there(
             served.bind("0.0.0.0", INBOUND_PORT + 1)
             caller.sendto(b"command", (NEAR4, INBOUND_PORT + 1))
             with pytest.raises(TimeoutError):
-                served.recv()
+                served.recv(SILENCE_S)
     finally:
         near.set("net/ipv4/ip_local_port_range", EPHEMERAL_DEFAULT)
 
@@ -129,8 +131,10 @@ def test_what_is_dropped_before_admission_is_counted(
         key = wall.attach(bench.cgroup)
         try:
             caller.sendto(b"too early", (NEAR4, INBOUND_PORT))
+            nobody = SandboxKey(0)
+            wait_until(lambda: wall.counters(nobody).denied > before, what="what was dropped")
             with pytest.raises(TimeoutError):
-                early.recv()
+                early.recv(SILENCE_S)
             counted = wall.counters(SandboxKey(0)).denied - before
         finally:
             wall.wall.detach(key)

@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_root_under_another_mount(tmp_path):
     point = tmp_path / "other"
     point.mkdir()
     script = f'mount -t cgroup2 none {point} && umount -l {cgroup_root()} && exec "$@"'
-    command = [str(ROOT / ".venv/bin/python"), "-c", UNDER_A_NAMESPACE, str(point)]
+    command = [sys.executable, "-c", UNDER_A_NAMESPACE, str(point)]
     done = subprocess.run(
         ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", *command],
         cwd=ROOT,
@@ -116,7 +117,7 @@ def test_root_under_another_mount(tmp_path):
 @pytest.mark.kernel
 def test_mounted_meanwhile(tmp_path):
     """A cgroup that becomes the root of a mount is refused from then on, and not for ever."""
-    command = [str(ROOT / ".venv/bin/python"), "-c", MOUNTED_MEANWHILE]
+    command = [sys.executable, "-c", MOUNTED_MEANWHILE]
     with temp_cgroup() as cgroup:
         done = subprocess.run(
             ["unshare", "-m", "--propagation", "private", *command, str(cgroup), str(tmp_path)],

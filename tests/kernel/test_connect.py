@@ -12,7 +12,7 @@ from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, at, describe, parse_policy
 from rig.ground import PORT
 from rig.lab import INTERNAL, METADATA, OUTSIDE, OUTSIDE6, OUTSIDE_OTHER, PERMITTED, PERMITTED6
-from rig.puppet import Puppet, puppet
+from rig.puppet import PATIENCE_S, Puppet, puppet
 from rig.workbench import Workbench, Workshop, workshop
 
 from agentwall.flow.record import SandboxKey
@@ -201,7 +201,7 @@ def test_refuse_with_chooses_the_errno(bench: Workbench, refuse_with: str) -> No
 
     assert seen == {REFUSALS[refuse_with]}
     assert reported == {REFUSALS[refuse_with]}
-    assert bench.ground.settle() == []
+    assert bench.ground.settle_without_noise() == []
 
 
 def test_attached_is_denied_until_activated(bench: Workbench) -> None:
@@ -218,7 +218,7 @@ def test_attached_is_denied_until_activated(bench: Workbench) -> None:
                     actor.open("tcp")
                 with pytest.raises(PermissionError):
                     old.sendto(b"x", PERMITTED, PORT)
-                seen.append(bench.ground.settle())
+                seen.append(bench.ground.settle_without_noise())
             wall.wall.activate(bench.cgroup, key)
             old.sendto(b"now", PERMITTED, PORT)
             arrived = bench.ground.settle()
@@ -265,7 +265,7 @@ def test_children_inherit(bench: Workbench) -> None:
         after = bench.cgroup / "after" / "deeper"
         after.mkdir(parents=True)
         for child in (before, after):
-            with puppet(bench.ground.near, child) as actor:
+            with puppet(bench.ground.near, child, timeout_s=PATIENCE_S) as actor:
                 assert try_once(actor, "tcp", PERMITTED, PORT) == 0
                 assert try_once(actor, "tcp", OUTSIDE, PORT) == errno.EPERM
                 assert try_once(actor, "sendto", OUTSIDE, PORT) == errno.EPERM
@@ -282,7 +282,7 @@ def test_two_sandboxes_do_not_share(bench: Workbench) -> None:
         wall.enclosed(bench.cgroup, ONE_DESTINATION) as key,
         wall.enclosed(other, NOTHING) as other_key,
         bench.puppet() as actor,
-        puppet(bench.ground.near, other) as neighbour,
+        puppet(bench.ground.near, other, timeout_s=PATIENCE_S) as neighbour,
     ):
         assert try_once(actor, "tcp", PERMITTED, PORT) == 0
         assert try_once(neighbour, "tcp", PERMITTED, PORT) == errno.EPERM

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.kernel
 BUDGET = 20
 WINDOW_NS = 100_000_000
 """AW_BUDGET_NS."""
+RING = 1 << 18
+"""Fewer events than two thousand, and more than a flood's share of it in eight seconds."""
 CLOSED = parse_policy("name: closed\nloopback: deny\n")
 # Prints the CLOCK_BOOTTIME at which it began and ended.
 FLOOD = """
@@ -56,7 +58,7 @@ def test_a_flood_does_not_hide_others() -> None:
     reported: dict[int, int] = {}
     for budget in (BUDGET, 0):
         with (
-            budgeted(budget, ring=1 << 16) as wall,
+            budgeted(budget, ring=RING) as wall,
             temp_cgroup() as noisy,
             temp_cgroup() as quiet,
         ):

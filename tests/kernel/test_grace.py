@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
+from rig.descriptors import descriptors
 
 from agentwall.kernel.grace import wait_for_programs
 
@@ -14,8 +13,8 @@ pytestmark = pytest.mark.kernel
 
 def test_wait():
     """This kernel takes the map by which it is made to wait, and no descriptor of it stays."""
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     for _ in range(3):
         wait_for_programs()
 
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() <= before

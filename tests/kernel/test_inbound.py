@@ -21,7 +21,7 @@ from rig.lab import (
     PERMITTED,
     PERMITTED6,
 )
-from rig.puppet import PuppetSocket
+from rig.puppet import PATIENCE_S, SILENCE_S, PuppetSocket
 from rig.workbench import Workbench, Workshop, workshop
 
 from agentwall.flow.verdict import Direction, ReasonCode, Verdict
@@ -29,9 +29,10 @@ from agentwall.kernel.wall import Wall
 
 pytestmark = pytest.mark.kernel
 
-ANSWER_TIMEOUT_S = 0.4
 REPLY_NS = 30_000_000_000
 """AW_PEER_NS."""
+LEFT_NS = 10_000_000_000
+"""What is answered in time is answered within so long, whatever else the machine does."""
 SERVING = parse_policy(
     f"""
     name: serving
@@ -63,7 +64,7 @@ def peer(bench: Workbench, address: str, kind: int, port: int = 0) -> Iterator[s
     """Make a far socket bound to *address*."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with bench.ground.far.socket(family, kind) as sock:
-        sock.settimeout(ANSWER_TIMEOUT_S)
+        sock.settimeout(PATIENCE_S)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         yield sock
@@ -127,13 +128,13 @@ def test_other_peers_and_ports_are_refused_over_tcp(
     with wall.enclosed(bench.cgroup, SERVING) as key, bench.puppet() as actor:
         listener = actor.open("tcp", address)
         listening(bench, listener, address, port)
-        with (
-            peer(bench, address, socket.SOCK_STREAM) as caller,
-            pytest.raises(TimeoutError),
-        ):
-            caller.connect((near_of(address), port))
+        with peer(bench, address, socket.SOCK_STREAM) as caller:
+            caller.settimeout(SILENCE_S)
+            called_from = caller.getsockname()[1]
+            with pytest.raises(TimeoutError):
+                caller.connect((near_of(address), port))
         event = wall.await_event(key, at("ingress"))
-        answers = bench.ground.settle()
+        answers = [p for p in bench.ground.settle() if p.is_to(address, called_from)]
 
     assert answers == []
     assert event
@@ -157,7 +158,7 @@ def test_an_inbound_rule_opens_no_way_out(bench: Workbench) -> None:
         with pytest.raises(PermissionError):
             unconnected.sendto(b"x", PERMITTED, PORT)
 
-    assert [p for p in bench.ground.settle() if not p.is_background] == []
+    assert bench.ground.settle_without_noise() == []
 
 
 @pytest.mark.parametrize("address", [PERMITTED, PERMITTED6])
@@ -227,7 +228,7 @@ def test_udp_from_other_peers_is_not_heard(bench: Workbench, address: str, port:
         caller.sendto(b"question", (near_of(address), port))
         event = wall.await_event(key, at("ingress"))
         with pytest.raises(TimeoutError):
-            served.recvfrom()
+            served.recvfrom(SILENCE_S)
         with pytest.raises(PermissionError):
             served.sendto(b"answer", address, caller.getsockname()[1])
 
@@ -237,7 +238,7 @@ def test_udp_from_other_peers_is_not_heard(bench: Workbench, address: str, port:
 
 
 def test_a_reply_is_permitted_for_thirty_seconds(bench: Workbench) -> None:
-    """29 s after the peer's last datagram it may still be answered; after 30 s it may not."""
+    """Shortly before 30 s since the peer's last datagram it may be answered; later it may not."""
     wall = bench.enclosure
     with (
         wall.enclosed(bench.cgroup, SERVING),
@@ -249,10 +250,10 @@ def test_a_reply_is_permitted_for_thirty_seconds(bench: Workbench) -> None:
         caller.sendto(b"question", (NEAR4, INBOUND_PORT))
         _, address, port = served.recvfrom()
 
-        age_peers(wall.wall, REPLY_NS - 1_000_000_000)
+        age_peers(wall.wall, REPLY_NS - LEFT_NS)
         served.sendto(b"in time", address, port)
         in_time = caller.recv(64)
-        age_peers(wall.wall, 1_000_000_000)
+        age_peers(wall.wall, LEFT_NS)
         with pytest.raises(PermissionError):
             served.sendto(b"too late", address, port)
         caller.sendto(b"again", (NEAR4, INBOUND_PORT))
@@ -331,7 +332,7 @@ def test_a_policy_switch_judges_a_live_inbound_flow_again(bench: Workbench) -> N
         with suppress(TimeoutError):
             caller.sendall(b"command")
         with pytest.raises(TimeoutError):
-            served.recv()
+            served.recv(SILENCE_S)
 
     assert event
     assert event.generation == denying

@@ -20,7 +20,7 @@ from rig.enclosure import Enclosure, describe, enclosure, parse_policy
 from rig.inspection import BANNER, NOTIFY, SUBSCRIBE, UPGRADE, Inspector
 from rig.lab import FAR4, NEAR4, OUTSIDE, OUTSIDE_OTHER, PERMITTED, PERMITTED6, Lab, lab
 from rig.listeners import Server, tcp_server
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, Puppet, PuppetSocket, puppet
 
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import ReasonCode, Verdict
@@ -78,7 +78,7 @@ class Bench:
         with (
             temp_cgroup() as cgroup,
             self.enclosure.enclosed(cgroup, parse_policy(text)) as key,
-            puppet(self.lab.near, cgroup) as actor,
+            puppet(self.lab.near, cgroup, timeout_s=PATIENCE_S) as actor,
         ):
             for server in self.servers.values():
                 server.clear()

@@ -33,7 +33,7 @@ def bench(tmp_path_factory) -> Iterator[Ground]:
 
 def await_refusal(bench, key) -> None:
     """Wait until a packet was refused for what was said."""
-    bench.enclosure.await_event(
+    assert bench.enclosure.await_event(
         key, lambda e: e.hook is Hook.EGRESS and e.code is ReasonCode.SIGNATURE
     )
 

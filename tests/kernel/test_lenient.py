@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from rig.ageing import end_mode
 from rig.attempts import make_marker
-from rig.enclosure import parse_policy
+from rig.enclosure import at, parse_policy
 from rig.ground import INBOUND_PORT, PORT
 from rig.lab import NEAR4, OUTSIDE6, OUTSIDE_OTHER, PERMITTED
+from rig.puppet import PATIENCE_S, SILENCE_S
 from rig.scoped import is_answered, question, raise_scope, say
 from rig.workbench import Workbench, Workshop, workshop
 
@@ -21,7 +23,7 @@ from agentwall.host.netns import netns_cookie
 
 pytestmark = pytest.mark.kernel
 
-LENIENT_S = 0.6
+HOUR_NS = 3600 * 1_000_000_000
 POLICY = parse_policy(f"name: lenient\nallow: [{{cidr: {PERMITTED}, ports: [{PORT}]}}]")
 
 
@@ -39,14 +41,9 @@ def bench(shop: Workshop) -> Iterator[Workbench]:
         yield made
 
 
-def soon(delay_s: float) -> int:
-    """Return the CLOCK_BOOTTIME of *delay_s* from now."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(delay_s * 1e9)
-
-
-def wait_until(boot_ns: int) -> None:
-    """Sleep until CLOCK_BOOTTIME says *boot_ns*."""
-    time.sleep(max(0, boot_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9 + 0.01)
+def in_an_hour() -> int:
+    """Return the CLOCK_BOOTTIME of then."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + HOUR_NS
 
 
 @pytest.mark.parametrize("mode", [Mode.AUDIT, Mode.OBSERVE])
@@ -59,8 +56,7 @@ def test_the_end_of_a_lenient_mode(bench: Workbench, mode: Mode) -> None:
         bench.ground.far.socket(socket.AF_INET, socket.SOCK_STREAM) as caller,
         bench.ground.far.socket(socket.AF_INET, socket.SOCK_STREAM) as late_caller,
     ):
-        end = soon(LENIENT_S)
-        wall.bind(key, replace(POLICY, mode=mode), until_ns=end)
+        wall.bind(key, replace(POLICY, mode=mode), until_ns=in_an_hour())
         tcp, udp, listener = actor.open("tcp"), actor.open("udp"), actor.open("tcp")
         for sock in (tcp, udp):
             sock.connect(OUTSIDE_OTHER, PORT)
@@ -69,26 +65,25 @@ def test_the_end_of_a_lenient_mode(bench: Workbench, mode: Mode) -> None:
         actor.open("ping").close()
         listener.bind("0.0.0.0", INBOUND_PORT)
         listener.listen()
-        for one in (caller, late_caller):
-            one.settimeout(0.3)
+        caller.settimeout(PATIENCE_S)
         caller.connect((NEAR4, INBOUND_PORT))
         denied = wall.counters(key).denied
-        in_time = time.clock_gettime_ns(time.CLOCK_BOOTTIME) < end
-        wait_until(end)
+        end_mode(wall.wall, key)
         seen = len(wall.events(key))
         for kind in ("tcp", "udp", "sendto"):
             with pytest.raises(PermissionError):
                 say(actor, kind, OUTSIDE_OTHER, PORT)
         with pytest.raises(PermissionError):
             actor.open("ping")
-        after = [is_answered(sock, marker) for sock in (udp, tcp)]
+        after = [is_answered(sock, marker, SILENCE_S) for sock in (udp, tcp)]
+        late_caller.settimeout(SILENCE_S)
         with pytest.raises(TimeoutError):
             late_caller.connect((NEAR4, INBOUND_PORT))
+        assert wall.await_event(key, at("ingress"), seen)
         left = [p for p in bench.ground.settle() if marker in p.payload]
         events = wall.events(key, seen)
     wall.wall.detach(key)
 
-    assert in_time
     assert (before, denied) == ([True] * 3, 0)
     assert (after, left) == ([False] * 2, [])
     assert {event.verdict for event in events} == {Verdict.DENY}
@@ -98,12 +93,12 @@ def test_the_end_of_a_lenient_mode(bench: Workbench, mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.AUDIT, Mode.OBSERVE])
-@pytest.mark.parametrize("until_s", [0, 3600])
-def test_a_mode_that_has_not_ended(bench: Workbench, mode: Mode, until_s: float) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_mode_that_has_not_ended(bench: Workbench, mode: Mode, ends: bool) -> None:
     """Without an end, and before it, the mode holds."""
     wall = bench.enclosure
     key = wall.attach(bench.cgroup)
-    wall.bind(key, replace(POLICY, mode=mode), until_ns=soon(until_s) if until_s else 0)
+    wall.bind(key, replace(POLICY, mode=mode), until_ns=in_an_hour() if ends else 0)
     wall.wall.activate(bench.cgroup, key)
     with bench.puppet() as actor:
         answers = [say(actor, kind, OUTSIDE_OTHER, PORT) for kind in ("tcp", "udp", "sendto")]
@@ -136,10 +131,9 @@ def test_the_default_of_a_scope_ends_as_well(bench: Workbench) -> None:
     (bench.cgroup / "unbound").mkdir()
     with bench.puppet() as actor:
         (bench.cgroup / "unbound" / "cgroup.procs").write_text(str(actor.pid))
-        end = soon(0.3)
-        wall.bind(key, audited, is_scope=True, until_ns=end)
+        wall.bind(key, audited, is_scope=True, until_ns=in_an_hour())
         before = say(actor, "tcp", OUTSIDE_OTHER, PORT)
-        wait_until(end)
+        end_mode(wall.wall, key)
         with pytest.raises(PermissionError):
             say(actor, "tcp", OUTSIDE_OTHER, PORT)
     wall.wall.detach(key)
@@ -161,15 +155,14 @@ def test_questions_are_refused_again(bench: Workbench) -> None:
     wall, asked = bench.enclosure, question("evil.example")
     with bench.puppet() as actor:
         key = wall.attach(bench.cgroup)
-        end = soon(0.3)
         wall.netns = bench.ground.near.call(netns_cookie)
-        wall.bind(key, replace(QUESTIONS, mode=Mode.AUDIT), until_ns=end)
+        wall.bind(key, replace(QUESTIONS, mode=Mode.AUDIT), until_ns=in_an_hour())
         wall.netns = 0
         wall.wall.activate(bench.cgroup, key)
         sock = actor.open("udp")
         sock.connect("198.51.100.53", 53)
         sock.send(asked)
-        wait_until(end)
+        end_mode(wall.wall, key)
         with pytest.raises(PermissionError):
             sock.send(asked)
         verdicts = [event.verdict for event in wall.refusals(key)]

@@ -19,7 +19,7 @@ from agentwall.kernel.probe import RETURN_0, loaded
 
 pytestmark = pytest.mark.kernel
 
-CONNECT = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5)"
+CONNECT = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 60)"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from rig.cgroup import temp_cgroup
 from rig.dns import NameServer, name_server
 from rig.lab import PERMITTED, PERMITTED6, Lab, lab
+from rig.process import wait_until
 from rig.refusal import Refusal, refusing, skip_without_tcx
 from rig.sniffer import Sniffer, sniff
 
@@ -29,8 +30,10 @@ NO_SUCH_NAME = {"glibc": -2, "musl": -2, "c-ares": 4}
 """EAI_NONAME, and ARES_ENOTFOUND."""
 AGAIN = {"glibc": -3, "musl": -3}
 """EAI_AGAIN."""
-SEARCH = "search xa.test xb.test example\noptions ndots:5 timeout:1 attempts:1 retrans:500 retry:1"
-"""Of ok, the first two candidates are refused and the third is permitted. c-ares reads retrans."""
+SEARCH = "search xa.test xb.test example\noptions ndots:5 attempts:1 retry:1"
+"""Of ok, the first two candidates are refused and the third is permitted."""
+PATIENT, HASTY = (f"{SEARCH} timeout:{s} retrans:{1000 * s}" for s in (20, 1))
+"""c-ares reads retrans. Hasty where nothing is to answer."""
 IN_OWN_MOUNTS = (
     "if [ -e /run/nscd ]; then mount -t tmpfs none /run/nscd; fi; "
     'mount --bind "$0" /etc/resolv.conf; mount --bind "$1" /etc/nsswitch.conf; shift; exec "$@"'
@@ -99,12 +102,14 @@ def look_up(
     bench.wire.settle()
     words = done.stdout.split()
     assert words, done.stderr
+    crossed, resolver = len(bench.wire.to(server)), bench.servers[server]
+    wait_until(lambda: len(resolver.questions()) >= crossed, what="the questions that crossed")
     is_error = words[0] == "error"
     return Lookup(
         found=[] if is_error else sorted(words),
         error=int(words[1]) if is_error else None,
-        crossed=len(bench.wire.to(server)),
-        asked={asked for _, asked, _ in bench.servers[server].questions()},
+        crossed=crossed,
+        asked={asked for _, asked, _ in resolver.questions()},
     )
 
 
@@ -122,7 +127,7 @@ def test_answered(
 ) -> None:
     """With a belt a search list goes on to the permitted name, and a refused one does not exist."""
     skip_without_tcx()
-    options = f"{SEARCH}\n{extra}"
+    options = f"{PATIENT}\n{extra}"
     program = client(name)
     rig = compile_bpf("belt_rig")
     with refusing(rig, bench.lab.near, bench.cgroup, Refusal.ANSWERED):
@@ -163,7 +168,7 @@ def test_not_answered(
         skip_without_tcx()
     program = client(name)
     with refusing(compile_bpf("belt_rig"), bench.lab.near, bench.cgroup, how):
-        listed = look_up(bench, program, "ok", tmp_path, server=SERVERS[0], options=SEARCH)
+        listed = look_up(bench, program, "ok", tmp_path, server=SERVERS[0], options=HASTY)
 
     assert listed == Lookup([], error, 0, set())
 
@@ -175,6 +180,6 @@ def test_lost_for_glibc(
     skip_without_tcx()
     program = client("glibc")
     with refusing(compile_bpf("belt_rig"), bench.lab.near, bench.cgroup, Refusal.LOST):
-        listed = look_up(bench, program, "ok", tmp_path, server=SERVERS[0], options=SEARCH)
+        listed = look_up(bench, program, "ok", tmp_path, server=SERVERS[0], options=HASTY)
 
     assert (listed.error, listed.asked) == (AGAIN["glibc"], {"ok"})

@@ -13,6 +13,7 @@ from rig.cgroup import temp_cgroup
 from rig.enclosure import describe, parse_policy
 from rig.ground import IPV6_PORT, OTHER_PORT, PORT
 from rig.lab import NEAR4, OUTSIDE, OUTSIDE_OTHER, PERMITTED, PERMITTED6
+from rig.puppet import PATIENCE_S
 from rig.socket_features import missing
 from rig.workbench import Workbench, Workshop, workshop
 
@@ -209,7 +210,7 @@ def test_audit_records_an_inbound_flow_once(bench: Workbench) -> None:
             listener = actor.open("tcp")
             listener.bind("0.0.0.0", 8889)
             listener.listen()
-            caller.settimeout(1.0)
+            caller.settimeout(PATIENCE_S)
             caller.bind((PERMITTED, 0))
             caller.connect((NEAR4, 8889))
             served = listener.accept()

@@ -12,7 +12,7 @@ from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, enclosure, parse_policy
 from rig.lab import PERMITTED, Lab, lab
 from rig.listeners import tcp_server
-from rig.puppet import Puppet, puppet
+from rig.puppet import PATIENCE_S, SILENCE_S, Puppet, puppet
 from rig.zone import HUB, STUB, ZONE
 
 from agentwall.flow.record import SandboxKey
@@ -47,7 +47,7 @@ def sandbox(bench: tuple[Lab, Enclosure]) -> Iterator[tuple[SandboxKey, Puppet]]
     with (
         temp_cgroup() as cgroup,
         wall.enclosed(cgroup, POLICY) as key,
-        puppet(made.near, cgroup) as actor,
+        puppet(made.near, cgroup, timeout_s=PATIENCE_S) as actor,
     ):
         yield key, actor
 
@@ -81,7 +81,7 @@ def test_an_answer_of_the_sandbox_itself_does_not_leave(
         with pytest.raises(PermissionError):
             server.sendto_as(STUB, lie, address, port)
         with pytest.raises(TimeoutError):
-            client.recv()
+            client.recv(SILENCE_S)
         assert is_refused(actor)
         assert bench[1].await_event(key, lambda event: event.code is ReasonCode.FORGED)
 
@@ -93,7 +93,7 @@ def test_a_listener_of_the_sandbox_itself_accepts_nobody(bench: tuple[Lab, Enclo
         server.bind(STUB, 53)
         server.listen()
         with pytest.raises(TimeoutError):
-            client.connect(STUB, 53)
+            client.connect(STUB, 53, SILENCE_S)
         assert is_refused(actor)
         assert bench[1].await_event(key, lambda event: event.code is ReasonCode.FORGED)
 

@@ -14,7 +14,7 @@ from rig.answers import ScriptedServer, pack_name, scripted_server
 from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, enclosure, parse_policy
 from rig.lab import Lab, lab
-from rig.puppet import puppet
+from rig.puppet import PATIENCE_S, puppet
 from rig.zone import HUB, RESOLVER, STUB, ZONE, tell
 
 from agentwall.flow.verdict import ReasonCode
@@ -63,11 +63,11 @@ def test_a_connection_older_than_the_server_asks_nothing(bench: Bench, name: str
     asked = bytes.fromhex("415701000001000000000000") + pack_name(name) + b"\0\x01\0\x01"
     bench.resolver.asked.clear()
     for _ in range(TRIES):
-        with temp_cgroup() as cgroup, puppet(bench.lab.near, cgroup) as actor:
+        with temp_cgroup() as cgroup, puppet(bench.lab.near, cgroup, timeout_s=PATIENCE_S) as actor:
             key = bench.enclosure.enclose(cgroup, parse_policy(BEFORE))
             sock = actor.open("tcp")
             sock.connect(RESOLVER, 53)
-            # What is refused is not to be sent again after the wall is gone.
+            # What is refused is not to be sent again after the wall is gone: closed, it is dropped.
             sock.set_option(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             bench.enclosure.bind(key, parse_policy(AFTER))
             with suppress(OSError):
@@ -75,6 +75,7 @@ def test_a_connection_older_than_the_server_asks_nothing(bench: Bench, name: str
             refused = bench.enclosure.await_event(
                 key, lambda event: event.code is ReasonCode.NOT_A_QUESTION
             )
+            sock.close()
             bench.enclosure.wall.detach(key)
         assert refused
     assert bench.resolver.names() == []

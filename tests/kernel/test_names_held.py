@@ -15,7 +15,7 @@ from rig.enclosure import enclosure, parse_policy
 from rig.lab import OUTSIDE, PERMITTED, lab
 from rig.listeners import tcp_server
 from rig.namebench import NameBench
-from rig.puppet import Puppet
+from rig.puppet import PATIENCE_S, SILENCE_S, Puppet
 
 from agentwall.flow.verdict import ReasonCode
 
@@ -97,7 +97,7 @@ def test_own_listener_is_no_moved_server(bench: NameBench) -> None:
         asked, address, port = forger.recvfrom()
         try:
             forger.sendto(answer(asked, OUTSIDE), address, port)
-            asker.recv()
+            asker.recv(SILENCE_S)
         except (PermissionError, TimeoutError):
             pass
         with pytest.raises(PermissionError):
@@ -108,7 +108,7 @@ def test_a_server_is_no_caller(bench: NameBench) -> None:
     """What a server answers lets nothing be sent to it but questions, whoever may call."""
     server = bench.lab.far.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((SLOW, 53))
-    server.settimeout(1)
+    server.settimeout(PATIENCE_S)
     with server, bench.sandbox(parse_policy(SERVED)) as (key, actor):
         asker = actor.open("udp")
         asker.bind("0.0.0.0", 5000)
@@ -120,6 +120,7 @@ def test_a_server_is_no_caller(bench: NameBench) -> None:
         asker.connect(SLOW, 53)  # so that only egress sees what follows
         with pytest.raises(PermissionError):
             asker.send(question(EVIL, next(_numbers)))
+        server.settimeout(SILENCE_S)
         with pytest.raises(TimeoutError):
             server.recv(512)
         refused = [e.code for e in bench.enclosure.refusals(key)]
@@ -132,16 +133,17 @@ def test_urgent_octet_hides_nothing(bench: NameBench) -> None:
     listener = bench.lab.far.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((SLOW, 53))
     listener.listen()
-    listener.settimeout(1)
+    listener.settimeout(PATIENCE_S)
     with listener, bench.sandbox(parse_policy(SERVED)) as (key, actor):
         asker = actor.open("tcp")
         asker.connect(SLOW, 53)
         server, _ = listener.accept()
-        server.settimeout(1)
+        server.settimeout(PATIENCE_S)
         with server:
             asker.send(framed(question(HUB, next(_numbers))))
             assert HUB.partition(".")[0].encode() in server.recv(512)
             asker.send_urgent(framed(question(HUB, next(_numbers), b"option")))
+            server.settimeout(SILENCE_S)
             with pytest.raises(TimeoutError):
                 server.recv(512)
         assert bench.enclosure.await_event(key, lambda e: e.code is ReasonCode.NOT_A_QUESTION)

@@ -287,8 +287,9 @@ def test_processes_elsewhere(bench):
             assert arrived == SUBSCRIBE
             assert (after.calls, after.octets) == (before.calls, before.octets)
             assert after.foreign > before.foreign
-            # In the order in which they connected.
-            assert bench.await_said(LINE + SUBSCRIBE) == LINE + SUBSCRIBE
+            # In the order in which they are accepted.
+            said = bench.await_said(LINE + SUBSCRIBE)
+            assert said in (LINE + SUBSCRIBE, SUBSCRIBE + LINE)
             assert len(bench.matches(key)) == 1
             assert bench.matches(other_key) == []
 

@@ -96,6 +96,7 @@ def test_freed_connections_make_room(bench):
 
 def test_sweep(bench):
     """Connections of processes that have ended are forgotten, and the sandbox has room again."""
+    bench.enclosure.wall.plain.sweep(living)
     with temp_cgroup() as cgroup, bench.enclosure.enclosed(cgroup, parse_policy(POLICY)) as key:
         with bench.talker(cgroup) as lasting, bench.talker(cgroup) as talker:
             number = lasting.opened()
@@ -203,7 +204,7 @@ def test_server_in_the_sandbox(bench):
         bench.lab.far.socket(socket.AF_INET, socket.SOCK_STREAM) as peer,
     ):
         talker.ask("listen_at", NEAR4, 4444)
-        peer.settimeout(5.0)
+        peer.settimeout(60.0)
         peer.bind((FAR4, 0))
         peer.connect((NEAR4, 4444))
         peer.sendall(HELLO + record(LINE))

@@ -155,6 +155,7 @@ def test_marks_without_end(bench):
     """A sandbox that has marked too many connections as dead loses flows; no other one a mark."""
     wall = bench.enclosure.wall
     marks = wall.maps()["aw_plain_marks"]
+    wall.plain.sweep(living)
     with bench.sandbox() as (greedy_key, greedy), bench.sandbox() as (key, talker):
         marks.update(struct.pack("=Q", greedy_key), struct.pack("=q", MARKS))
         for each in (greedy, talker):

@@ -75,7 +75,7 @@ def test_readiness(reporting):
     """The descriptor is readable exactly while there are records."""
     ring, connect = reporting
     connect(1)
-    ready = select.select([ring], [], [], 5)[0]
+    ready = select.select([ring], [], [], 60)[0]
     ring.consume(100)
 
     assert ready == [ring]

@@ -15,7 +15,7 @@ from rig.dns import NameServer, name_server
 from rig.enclosure import Enclosure, describe, enclosure, parse_policy
 from rig.lab import OUTSIDE, PERMITTED, Lab, lab
 from rig.listeners import tcp_server
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, Puppet, PuppetSocket, puppet
 
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import ReasonCode, Verdict
@@ -53,7 +53,7 @@ class Bench:
         with (
             temp_cgroup() as cgroup,
             self.enclosure.enclosed(cgroup, parse_policy(text)) as key,
-            puppet(self.lab.near, cgroup) as actor,
+            puppet(self.lab.near, cgroup, timeout_s=PATIENCE_S) as actor,
         ):
             for number, name in enumerate(NAMES, 1):
                 _resolve(actor, name, number)

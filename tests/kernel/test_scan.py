@@ -23,7 +23,7 @@ from rig.inspection import (
 from rig.lab import OUTSIDE, PERMITTED, PERMITTED6, Lab, lab
 from rig.listeners import Server, tcp_server, udp_server
 from rig.process import wait_until
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, SILENCE_S, Puppet, PuppetSocket, puppet
 
 from agentwall.flow.record import Attempt, SandboxKey
 from agentwall.flow.verdict import ReasonCode, Verdict
@@ -52,7 +52,7 @@ class Bench:
         with (
             temp_cgroup() as cgroup,
             self.enclosure.enclosed(cgroup, parse_policy(text)) as key,
-            puppet(self.lab.near, cgroup) as actor,
+            puppet(self.lab.near, cgroup, timeout_s=PATIENCE_S) as actor,
         ):
             for server in self.servers.values():
                 server.clear()
@@ -140,10 +140,12 @@ def test_after_other_lines(bench, before):
     with bench.sandbox() as (key, actor):
         sock = opened(actor, PERMITTED)
         sock.send(said)
+        # What waits to be sent when a match comes does not leave any more.
+        arrived = bench.servers["tcp", PERMITTED].wait(len(said))
         sock.send(SUBSCRIBE)
         event = bench.enclosure.await_event(key, lambda e: e.match is not None)
 
-        assert bench.servers["tcp", PERMITTED].wait(len(said)) == said
+        assert arrived == bench.servers["tcp", PERMITTED].received == said
         assert matched(event.match) == ("mining/subscribe",)
         assert event.match.left_bytes == len(said)
 
@@ -185,7 +187,7 @@ def test_what_the_server_says(bench, ask, wanted):
         assert not event.match.from_client
         assert wanted.startswith(event.match.text)
         with pytest.raises(TimeoutError):
-            sock.recv()
+            sock.recv(SILENCE_S)
 
 
 @pytest.mark.parametrize("ask", [b"pool", b"ssh"])
@@ -326,7 +328,7 @@ def test_inbound(bench):
         listener.bind("0.0.0.0", PORT)
         listener.listen()
         with bench.lab.far.call(__import__("socket").socket) as visitor:
-            visitor.settimeout(5)
+            visitor.settimeout(PATIENCE_S)
             visitor.connect(("192.0.2.2", PORT))
             accepted = listener.accept()
             visitor.sendall(b"hi")

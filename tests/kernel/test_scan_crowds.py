@@ -16,7 +16,7 @@ from rig.inspection import SUBSCRIBE, Inspector
 from rig.lab import NEAR_DEVICE, PERMITTED, Lab, lab
 from rig.listeners import sink, tcp_server, udp_server
 from rig.process import wait_until
-from rig.puppet import puppet
+from rig.puppet import PATIENCE_S, puppet
 from rig.socket_features import missing
 
 from agentwall.flow.verdict import ReasonCode, Verdict
@@ -43,7 +43,7 @@ def talk(number):
     said = bad if number % 2 else good
     for _ in range(rounds):
         together.wait()
-        with socket.create_connection((address, port), 10) as sock:
+        with socket.create_connection((address, port), 60) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.sendall(said)
             if said is good:
@@ -91,7 +91,7 @@ def test_many_senders(wall: tuple[Lab, Enclosure]) -> None:
         command = (sys.executable, "-c", CROWD, PERMITTED, *map(str, (PORT, SENDERS, ROUNDS)))
         message = b"\n" * 20_000 + SUBSCRIBE
         text = f"{message.hex()} {HARMLESS.hex()}"
-        done = made.near.run(*command, cgroup=cgroup, text=text, timeout_s=60)
+        done = made.near.run(*command, cgroup=cgroup, text=text, timeout_s=600)
         heard = [delivery.data for delivery in server.deliveries]
 
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_a_second_path(wall: tuple[Lab, Enclosure], is_terse: bool) -> None:
         temp_cgroup() as cgroup,
         tcp_server(made.far, PERMITTED, PORT, protocol=262) as server,
         loaded.enclosed(cgroup, POLICY) as key,
-        puppet(made.near, cgroup) as actor,
+        puppet(made.near, cgroup, timeout_s=PATIENCE_S) as actor,
     ):
         sock = actor.open("mptcp")
         sock.connect(PERMITTED, PORT)

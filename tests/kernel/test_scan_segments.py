@@ -16,7 +16,7 @@ from rig.enclosure import Enclosure, enclosure, parse_policy
 from rig.inspection import FAINT, HELLO, NOTIFY, SUBSCRIBE, Inspector, matched
 from rig.lab import PERMITTED, Lab, lab
 from rig.process import wait_until
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, Puppet, PuppetSocket, puppet
 from rig.rawpeer import ACK, FIN, PSH, RST, SYN, RawPeer, raw_peer
 
 from agentwall.flow.record import Attempt, SandboxKey
@@ -77,17 +77,19 @@ def bench() -> Iterator[Bench]:
         made.near.set("net/ipv4/tcp_fastopen", 0x607)
         with (
             wall.enclosed(cgroup, parse_policy(POLICY)) as key,
-            puppet(made.near, cgroup) as actor,
+            puppet(made.near, cgroup, timeout_s=PATIENCE_S) as actor,
         ):
             yield Bench(lab=made, enclosure=wall, key=key, actor=actor)
 
 
-def heard(sock: PuppetSocket) -> bytes:
-    """Return what the application has been given by now."""
-    time.sleep(QUIET_S)
+def heard(sock: PuppetSocket, size: int) -> bytes:
+    """Return what the application is given: *size* octets, and what more there is soon after."""
+    got = b""
+    while len(got) < size:
+        got += sock.recv()
     with suppress(TimeoutError):
-        return sock.recv()
-    return b""
+        got += sock.recv(QUIET_S)
+    return got
 
 
 def expect_notified(bench: Bench, since: int, left: int) -> None:
@@ -110,7 +112,7 @@ def test_sent_again(bench: Bench, first: int) -> None:
         peer.say(HALF, NOTIFY[HALF:])
 
         expect_notified(bench, since, HALF)
-        assert heard(sock) == NOTIFY[:HALF]
+        assert heard(sock, HALF) == NOTIFY[:HALF]
 
 
 def test_out_of_order(bench: Bench) -> None:
@@ -118,10 +120,10 @@ def test_out_of_order(bench: Bench) -> None:
     with bench.connected() as (sock, peer):
         since = bench.since()
         peer.say(HALF, NOTIFY[HALF:])
-        assert heard(sock) == b""
+        assert heard(sock, 0) == b""
         assert peer.acknowledged() == 0
         peer.say(0, NOTIFY[:HALF])
-        assert heard(sock) == NOTIFY[:HALF]
+        assert heard(sock, HALF) == NOTIFY[:HALF]
         peer.say(HALF, NOTIFY[HALF:])
 
         expect_notified(bench, since, HALF)
@@ -134,10 +136,10 @@ def test_harmless_out_of_order(bench: Bench) -> None:
         since = bench.since()
         peer.say(50, said[50:])
         peer.say(0, said[:50])
-        assert heard(sock) == said[:50]
+        assert heard(sock, 50) == said[:50]
         peer.say(50, said[50:])
 
-        assert heard(sock) == said[50:]
+        assert heard(sock, len(said) - 50) == said[50:]
         assert bench.since() == since
 
 
@@ -181,7 +183,9 @@ def test_a_match_with_fin(bench: Bench) -> None:
         peer.say(0, NOTIFY[:HALF])
         peer.say(HALF, NOTIFY[HALF:], FIN | PSH | ACK)
         expect_notified(bench, since, HALF)
-        assert heard(sock) == NOTIFY[:HALF]
+        assert heard(sock, HALF) == NOTIFY[:HALF]
+        # TCP may put an acknowledgement off.
+        wait_until(lambda: peer.acknowledged() >= HALF, what="an acknowledgement")
         assert peer.acknowledged() == HALF
         peer.say(HALF, b"", RST | ACK)
 
@@ -265,7 +269,7 @@ def datagrams(bench: Bench) -> Iterator[tuple[PuppetSocket, socket.socket]]:
     """A UDP socket of the sandbox, and the one it is connected to."""
     with bench.lab.far.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
         far.bind((PERMITTED, 0))
-        far.settimeout(1)
+        far.settimeout(PATIENCE_S)
         near = bench.actor.open("udp")
         near.connect(PERMITTED, far.getsockname()[1])
         yield near, far
@@ -319,9 +323,9 @@ def test_a_faint_match_hides_no_clear_one(bench: Bench, is_joined: bool) -> None
             (("tunnel/faint",), Verdict.ALLOW),
             (("tunnel/wireguard",), Verdict.DENY),
         ]
-        far.settimeout(QUIET_S)
         if not is_joined:
             assert far.recv(4096) == faint
+        far.settimeout(QUIET_S)
         with pytest.raises(TimeoutError):
             far.recv(4096)
 
@@ -330,7 +334,7 @@ def test_a_connection_older_than_the_wall(bench: Bench) -> None:
     """What is said first once there is a wall is read as a beginning."""
     with (
         temp_cgroup() as cgroup,
-        puppet(bench.lab.near, cgroup) as actor,
+        puppet(bench.lab.near, cgroup, timeout_s=PATIENCE_S) as actor,
         raw_peer(bench.lab, RAW, PORT, 99) as peer,
     ):
         sock = actor.open("tcp")

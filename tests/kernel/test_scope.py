@@ -13,6 +13,8 @@ from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, describe, parse_policy
 from rig.ground import INBOUND_PORT, PORT
 from rig.lab import NEAR4, OUTSIDE6, OUTSIDE_OTHER, PERMITTED, PERMITTED6
+from rig.lending import lent_wall
+from rig.puppet import PATIENCE_S, SILENCE_S
 from rig.scoped import raise_scope, say, scope
 from rig.workbench import Workbench, Workshop, workshop
 
@@ -21,7 +23,6 @@ from agentwall.flow.verdict import Direction, Verdict
 from agentwall.kernel import cgroup2
 from agentwall.kernel.libbpf import AttachType
 from agentwall.kernel.links import effective_programs
-from agentwall.kernel.wall import Wall
 
 pytestmark = pytest.mark.kernel
 
@@ -66,7 +67,7 @@ for number in range(births):
         told = 0
         for address, bit in ((denied, 1), (permitted, 2)):
             with socket.socket() as sock:
-                sock.settimeout(2)
+                sock.settimeout(60)
                 try:
                     sock.connect((address, port))
                 except PermissionError:
@@ -221,7 +222,7 @@ def test_who_may_call(bench: Workbench, bound: bool) -> None:
             listener = actor.open("tcp")
             listener.bind("0.0.0.0", INBOUND_PORT)
             listener.listen()
-            caller.settimeout(0.4)
+            caller.settimeout(PATIENCE_S if bound else SILENCE_S)
             caller.bind((PERMITTED, 0))
             answer = b""
             with suppress(TimeoutError):
@@ -229,6 +230,7 @@ def test_who_may_call(bench: Workbench, bound: bool) -> None:
                 served = listener.accept()
                 served.send(b"answer")
                 answer = caller.recv(64)
+            assert wall.await_event(key, lambda event: event.direction is Direction.IN)
             events = wall.events(key)
         if bound:
             wall.wall.detach(key)
@@ -261,7 +263,7 @@ def test_a_scope_below_a_scope(bench: Workbench) -> None:
 @pytest.mark.parametrize("first", ["scope", "sandbox"])
 def test_programs_of_the_sandbox_run_first(first: str) -> None:
     """At every hook the deeper cgroup's program comes first, whichever was attached first."""
-    with temp_cgroup() as outer, Wall.load() as scopes, Wall.load() as sandboxes:
+    with lent_wall() as scopes, lent_wall() as sandboxes, temp_cgroup() as outer:
         inner = outer / "inner"
         inner.mkdir()
         order = [(scopes, outer), (sandboxes, inner)]

@@ -14,7 +14,7 @@ from rig.enclosure import enclosure, parse_policy
 from rig.lab import OUTSIDE, PERMITTED, lab
 from rig.listeners import tcp_server
 from rig.namebench import NameBench
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, Puppet, PuppetSocket, puppet
 from rig.scoped import question, raise_scope
 
 from agentwall.flow.record import SandboxKey
@@ -28,7 +28,7 @@ DEFAULT, OWN = (
     parse_policy(
         f"""
         name: {name}
-        dns: {{servers: [{RESOLVER}], min_ttl: 1}}
+        dns: {{servers: [{RESOLVER}]}}
         allow: [{{host: {host}}}]
         """
     )
@@ -86,7 +86,7 @@ def test_each_learns_for_itself(bench: NameBench) -> None:
     """What the default learned is not the sandbox's; what that learned is gone when it goes."""
     with (
         scoped(bench) as (key, child),
-        puppet(bench.lab.near, child) as actor,
+        puppet(bench.lab.near, child, timeout_s=PATIENCE_S) as actor,
     ):
         assert resolve(asking(actor), HUB) == NO_ERROR
         reach(actor, PERMITTED)
@@ -109,7 +109,7 @@ def test_a_resolver_socket_changes_hands(bench: NameBench) -> None:
     """Questions on one socket are judged by whoever judges now, and its namespace stays known."""
     with (
         scoped(bench) as (_, child),
-        puppet(bench.lab.near, child) as actor,
+        puppet(bench.lab.near, child, timeout_s=PATIENCE_S) as actor,
     ):
         sock = asking(actor)
         assert resolve(sock, HUB) == NO_ERROR
@@ -133,13 +133,13 @@ def test_an_answer_to_the_other(bench: NameBench) -> None:
     elsewhere = parse_policy(
         f"""
         name: elsewhere
-        dns: {{servers: [198.51.100.54], min_ttl: 1}}
+        dns: {{servers: [198.51.100.54]}}
         allow: [{{host: {HUB}}}]
         """
     )
     with (
         scoped(bench) as (_, child),
-        puppet(bench.lab.near, child) as actor,
+        puppet(bench.lab.near, child, timeout_s=PATIENCE_S) as actor,
     ):
         sock = asking(actor)
         assert resolve(sock, HUB) == NO_ERROR

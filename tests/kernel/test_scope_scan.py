@@ -14,7 +14,7 @@ from rig.enclosure import Enclosure, describe, parse_policy
 from rig.inspection import SUBSCRIBE, Inspector
 from rig.lab import OUTSIDE, PERMITTED, Lab, lab
 from rig.listeners import Server, tcp_server
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, Puppet, PuppetSocket, puppet
 from rig.scoped import raise_scope
 
 from agentwall.flow.record import Attempt, SandboxKey
@@ -52,7 +52,7 @@ class Bench:
             below = above / "below"
             below.mkdir()
             self.server.clear()
-            with puppet(self.lab.near, below) as actor:
+            with puppet(self.lab.near, below, timeout_s=PATIENCE_S) as actor:
                 yield above, below, actor
 
     def matches(self, key: SandboxKey) -> list[Attempt]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import socket
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 from rig.attempts import make_marker
-from rig.enclosure import describe, parse_policy
+from rig.enclosure import Enclosure, describe, parse_policy
 from rig.ground import INBOUND_PORT, PORT
 from rig.lab import NEAR4, OUTSIDE, OUTSIDE6, OUTSIDE_OTHER, PERMITTED, PERMITTED6
-from rig.puppet import Puppet, PuppetSocket
+from rig.process import wait_until
+from rig.puppet import PATIENCE_S, SILENCE_S, Puppet, PuppetSocket
 from rig.scoped import Scope, connected, is_answered, scope
 from rig.workbench import Workbench, Workshop, workshop
 
+from agentwall.flow.record import SandboxKey
 from agentwall.flow.verdict import Direction, Verdict
 
 pytestmark = pytest.mark.kernel
@@ -77,7 +78,7 @@ def test_live_sockets_fall_to_the_default(bench: Workbench, kind: str, address: 
             assert spare.recv() == b"before"
             bench.ground.settle()
             wall.wall.detach(key)
-            after = is_answered(sock, marker)
+            after = is_answered(sock, marker, SILENCE_S)
             with pytest.raises(PermissionError):
                 spare.sendto(marker, address, PORT)
             left = has_left(bench, marker)
@@ -96,7 +97,7 @@ def test_live_sockets_rise_to_the_default(bench: Workbench, kind: str, address: 
         with made.puppet(child) as actor:
             sock, spare = connected(actor, kind, address, PORT), actor.open("udp", address)
             key = wall.enclose(child, CLOSED)
-            during = kind == "udp" and is_answered(sock, marker)
+            during = kind == "udp" and is_answered(sock, marker, SILENCE_S)
             with pytest.raises(PermissionError):
                 spare.sendto(marker, address, PORT)
             left = has_left(bench, marker)
@@ -123,7 +124,7 @@ def test_admission_judges_live_sockets(bench: Workbench, kind: str, address: str
             bench.ground.settle()
             known = len(wall.events(made.key))
             with wall.enclosed(child, OTHER) as key:
-                during = is_answered(sock, marker)
+                during = is_answered(sock, marker, SILENCE_S)
                 spare.sendto(b"opened", other, PORT)
                 opened = spare.recv()
                 left = has_left(bench, marker)
@@ -165,13 +166,16 @@ def serve(made: Scope, actor: Puppet) -> tuple[PuppetSocket, socket.socket, Pupp
     return (listener, *call(made, listener))
 
 
-def call(made: Scope, listener: PuppetSocket) -> tuple[socket.socket, PuppetSocket]:
+def call(
+    made: Scope, listener: PuppetSocket, within_s: float = PATIENCE_S
+) -> tuple[socket.socket, PuppetSocket]:
     """Connect to *listener* from the address that may; return the far end and the near one."""
     caller = made.bench.ground.far.socket(socket.AF_INET, socket.SOCK_STREAM)
-    caller.settimeout(0.5)
+    caller.settimeout(within_s)
     caller.bind((PERMITTED, 0))
     try:
         caller.connect((NEAR4, INBOUND_PORT))
+        caller.settimeout(PATIENCE_S)
         return caller, listener.accept()
     except BaseException:
         caller.close()
@@ -213,10 +217,11 @@ def test_an_inbound_flow_ends_where_no_rule_lets_it_in(bench: Workbench) -> None
             listener, caller, served = serve(made, actor)
             with caller, wall.enclosed(child, CLOSED):
                 served.send(marker)
+                caller.settimeout(SILENCE_S)
                 with pytest.raises(TimeoutError):
                     caller.recv(64)
                 with pytest.raises(TimeoutError):
-                    call(made, listener)
+                    call(made, listener, SILENCE_S)
                 left = has_left(bench, marker)
 
     assert not left
@@ -240,10 +245,10 @@ def test_old_sockets_are_called_under_the_sandboxs_rules(bench: Workbench) -> No
             for one in (listener, sock):
                 one.bind("0.0.0.0", INBOUND_PORT)
             listener.listen()
-            caller.settimeout(0.5)
+            caller.settimeout(PATIENCE_S)
             caller.bind((PERMITTED, 0))
             with pytest.raises(TimeoutError):
-                call(made, listener)
+                call(made, listener, SILENCE_S)
             with wall.enclosed(child, DEFAULT):
                 near, served = call(made, listener)
                 with near:
@@ -269,7 +274,7 @@ def test_datagrams_are_answered_in_other_hands(bench: Workbench) -> None:
         ):
             sock = actor.open("udp")
             sock.bind("0.0.0.0", INBOUND_PORT)
-            caller.settimeout(0.5)
+            caller.settimeout(PATIENCE_S)
             caller.bind((PERMITTED, 5000))
             caller.sendto(b"question", (NEAR4, INBOUND_PORT))
             heard = sock.recv()
@@ -301,6 +306,12 @@ print(passed, refused)
 """
 
 
+def await_refusal(wall: Enclosure, key: SandboxKey) -> None:
+    """Wait until one more of *key*'s sends is refused."""
+    before = wall.counters(key).denied
+    wait_until(lambda: wall.counters(key).denied > before, what="another refusal")
+
+
 def test_coming_and_going_leaves_no_gap(bench: Workbench) -> None:
     """What both policies deny is not reachable for a moment while a sandbox comes and goes."""
     with scope(bench, CLOSED) as made:
@@ -310,11 +321,12 @@ def test_coming_and_going_leaves_no_gap(bench: Workbench) -> None:
             assert prober.stdout
             assert prober.stdout.readline() == "ready\n"
             for _ in range(COMINGS):
-                with wall.enclosed(child, DEFAULT):
-                    time.sleep(0.002)
-            told, _ = prober.communicate("stop\n", timeout=10)
+                await_refusal(wall, made.key)
+                with wall.enclosed(child, DEFAULT) as key:
+                    await_refusal(wall, key)
+            told, _ = prober.communicate("stop\n", timeout=120)
         passed, refused = map(int, told.split())
         left = has_left(bench, marker)
 
     assert (passed, left) == (0, False)
-    assert refused > 1000
+    assert refused >= 2 * COMINGS

@@ -36,7 +36,7 @@ SANDBOX = 7
 CONNECT = """
 import socket, sys
 try:
-    socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10).sendall(b"x")
+    socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60).sendall(b"x")
 except OSError as error:
     sys.exit(error.errno)
 """

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from rig.descriptors import descriptors
 from rig.places import ALL, OFFSETS, PROBES, Places
 
 from agentwall.flow.tls import TlsLibrary, Unread
@@ -15,6 +16,7 @@ from agentwall.probes.library_file import FileState
 from agentwall.probes.mappings import FileId
 
 MAX = 8
+NAME = "shared-file"
 
 
 class Books:
@@ -23,7 +25,7 @@ class Books:
     def __init__(self) -> None:
         self.places = Places()
         self.attached = Attached(ALL, max_libraries=MAX, pins=None, attach=self.places.attach)
-        self._fd = os.memfd_create("file")
+        self._fd = os.memfd_create(NAME)
         self._process = 0
 
     def use(
@@ -212,8 +214,13 @@ def test_displaced_and_left(books):
     """What was displaced is forgotten when its users are gone, with its descriptor."""
     books.fill("greedy")
     books.use(100, "modest", 50.0)
-    before = len(os.listdir("/proc/self/fd"))
+    before = held()
     books.attached.drop(("greedy", 1), 51.0)
 
     assert books.attached.state_of(FileId(1, 0)) is None
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert held() == before - 1
+
+
+def held() -> int:
+    """Return how many descriptors there are of files of :class:`Books`."""
+    return sum(leads_to.startswith(f"/memfd:{NAME}") for _, leads_to in descriptors())

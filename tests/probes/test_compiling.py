@@ -8,11 +8,11 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from rig import wait_until
+from rig.descriptors import descriptors
 from rig.probing import PATIENCE_S
 from rig.tree import ROOT
 
@@ -45,6 +45,13 @@ compilation.start()
 print(compilation._process.pid, flush=True)
 os._exit(0)
 """
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """Whatever ends or answers may take its time on a machine that is busy with other tests."""
+    monkeypatch.setattr(compiling, "_END_S", PATIENCE_S)
+    monkeypatch.setattr(compiling, "_FIND_TIMEOUT_S", PATIENCE_S)
 
 
 def compiled(**options: object) -> Code:
@@ -102,24 +109,28 @@ def test_code():
 @needs_bcc
 def test_nothing_stays():
     """The compiler's memory and process are gone with the answer; bcc never was in this process."""
-    before = rss_kib(), children(), len(os.listdir("/proc/self/fd"))
+    before = rss_kib(), children(), descriptors()
     code = compiled()
-    after = rss_kib(), children()
-    descriptors = len(os.listdir("/proc/self/fd"))
+    after = rss_kib(), children(), descriptors()
 
     assert code.peak_kib > 50_000
-    assert after[0] - before[0] < 4_000
-    assert after[1] == before[1]
-    assert descriptors == before[2]
+    # Some KiB are this process's own to keep; what it takes for that may be huge pages of 2 MiB.
+    assert after[0] - before[0] < 20_000
+    assert after[1] <= before[1]
+    assert after[2] <= before[2]
     assert "bcc" not in sys.modules
 
 
 @needs_bcc
-def test_nobody_waits():
+def test_nobody_waits(tmp_path):
     """A loop that polls the descriptor gets the result when it is there, and nothing before."""
-    with Compilation(timeout_s=PATIENCE_S) as compilation:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    held = interpreter_that(tmp_path, f'read x <{go}; exec {INTERPRETERS[0]} "$@"')
+    with Compilation(interpreters=held, timeout_s=PATIENCE_S) as compilation:
         compilation.start()
         assert compilation.result() is None
+        go.write_text("\n")
         code = None
         while code is None:
             ready, _, _ = select.select([compilation], [], [], PATIENCE_S)
@@ -254,14 +265,12 @@ def test_child_that_dies(tmp_path, script, expected):
 
 def test_timeout(tmp_path):
     """A child that takes too long is killed."""
-    slow = interpreter_that(tmp_path, "exec sleep 1000")
+    slow = interpreter_that(tmp_path, "exec sleep infinity")
     before = children()
-    began_s = time.monotonic()
     error = refusal(interpreters=slow, timeout_s=0.2)
 
     assert str(error) == "compiling took longer than 0.2 s"
-    assert time.monotonic() - began_s < 100
-    assert children() == before
+    assert children() <= before
 
 
 @needs_bcc
@@ -285,7 +294,7 @@ def test_closed_early():
     compilation.close()
     compilation.close()
 
-    assert children() == before
+    assert children() <= before
 
 
 @needs_bcc

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig.objects import function, functions, is_function, program, shared_object, without_sections
+from rig.objects import (
+    function,
+    functions,
+    is_function,
+    many_functions,
+    program,
+    shared_object,
+    without_sections,
+)
 from rig.scratch import scratch
 
 from agentwall.errors import HostError
@@ -68,7 +76,7 @@ def test_functions_lie_where_their_code_is(tmp_path, style, layout, has_sections
 
 def test_every_function_of_many_is_found(tmp_path):
     """With 3 000 functions, as OpenSSL has, each is found in its bucket."""
-    source, numbers = functions(f"f{n}" for n in range(3000))
+    source, numbers = many_functions(3000)
     data = shared_object(tmp_path / "lib.so", source).read_bytes()
     wanted = frozenset(f"f{n}" for n in range(0, 3300, 30))
     found = read(data, wanted).offsets
@@ -240,7 +248,7 @@ def hash_table(data: bytes) -> int:
 
 def test_a_chain_without_end_ends(tmp_path):
     """A forged hash table whose chain never ends costs a bounded number of reads."""
-    source, _ = functions(f"f{n}" for n in range(4000))
+    source, _ = many_functions(4000)
     data = shared_object(tmp_path / "lib.so", source, "-Wl,-z,noseparate-code").read_bytes()
     table = hash_table(data)
     _, first, words, _ = struct.unpack_from("<IIII", data, table)

@@ -18,6 +18,7 @@ from rig.process import wait_until
 from agentwall.probes.attached import Attached
 from agentwall.probes.command import Command
 from agentwall.probes.finding import MAX_ROOTS, Finder
+from agentwall.probes.mappings import executable_mappings
 
 OPENSSL, _ = functions(["SSL_write", "SSL_read", "SSL_free"])
 
@@ -48,11 +49,15 @@ def mounted(root: Path) -> Iterator[int]:
     script = f"mount --bind {root} {root} && exec chroot {root} /sleep 1000"
     with subprocess.Popen(["unshare", "-m", "sh", "-c", script]) as child:
         try:
-            exe = f"/proc/{child.pid}/exe"
-            wait_until(lambda: os.readlink(exe).endswith("/sleep"), what="the process")
+            wait_until(lambda: programs(child.pid) == ["sleep"], what="the process")
             yield child.pid
         finally:
             child.kill()
+
+
+def programs(pid: int) -> list[str]:
+    """Return the names of what *pid* has mapped to execute: /proc names its program earlier."""
+    return [os.path.basename(os.fsdecode(each.path)) for each in executable_mappings(pid)]
 
 
 def prepare(finder: Finder, pid: int, start: Command | None = None) -> list[str]:

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rig.descriptors import descriptors
 from rig.probing import PATIENCE_S, pinned_maps
 
 from agentwall.errors import KernelError, VerifierError
@@ -53,10 +54,6 @@ def code_of(**programs: bytes) -> Code:
     )
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.fixture(scope="module")
 def pin_dir(tmp_path_factory) -> Iterator[Path]:
     """Where the maps are pinned."""
@@ -76,13 +73,13 @@ def test_programs(pin_dir):
     with closing(load(code, pin_dir)) as programs:
         infos = [Path(f"/proc/self/fdinfo/{fd}").read_text() for fd in programs.fds.values()]
         inherited = [fd for fd in programs.fds.values() if os.get_inheritable(fd)]
-        opened = descriptors() - before
+        opened = len(descriptors() - before)
 
     assert tuple(programs.fds) == PROGRAMS
     assert all(f"prog_type:\t{KPROBE}\n" in info for info in infos)
     assert inherited == []
     assert opened == len(PROGRAMS)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_a_step_at_a_time(pin_dir):
@@ -90,12 +87,12 @@ def test_a_step_at_a_time(pin_dir):
     before = descriptors()
     with Loading(code_of(aw_one=RETURN_0, aw_two=RETURN_0, aw_three=RETURN_0), pin_dir) as loading:
         steps = [loading.step(), loading.step()]
-        opened = descriptors() - before
+        opened = len(descriptors() - before)
     after = descriptors()
 
     assert steps == [None, None]
     assert opened == 3  # and the map
-    assert after == before
+    assert after <= before
 
 
 def test_no_pins(tmp_path, pin_dir):
@@ -110,7 +107,7 @@ def test_no_pins(tmp_path, pin_dir):
     path = f"{tmp_path}/aw_plain_cgroups"
     assert str(missing.value) == f"{path}: open pinned map: no such file or directory"
     assert str(no_pin.value).startswith(f"{path}: open pinned map: ")
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_refused_by_the_verifier(pin_dir):
@@ -121,7 +118,7 @@ def test_refused_by_the_verifier(pin_dir):
 
     assert str(caught.value) == "load aw_bad: R0 invalid mem access 'map_value_or_null'"
     assert "R0" in caught.value.log
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_refused_for_another_reason(pin_dir, monkeypatch):

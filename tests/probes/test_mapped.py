@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rig.descriptors import descriptors
 from rig.overlay import NoOverlayError, overlay
 from rig.probed import build, calling, file_id
 from rig.process import wait_until
@@ -20,6 +21,8 @@ from agentwall.probes.mappings import FileId, executable_mappings
 pytestmark = pytest.mark.kernel
 
 MANY = 10_000
+ROOMY = 1 << 20
+"""For what the whole machine maps until a test reads it, however busy both are."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def watch():
     """A watch on mappings."""
-    made = MappedFiles()
+    made = MappedFiles(ring_bytes=ROOMY)
     yield made
     made.close()
 
@@ -149,7 +152,7 @@ def test_quiet_again(parts, watch, tmp_path):
 def test_ends(parts, tmp_path):
     """The end of a process is told if somebody asked for it, once; others' ends are not."""
     users: set[int] = set()
-    watch = MappedFiles(users=users)
+    watch = MappedFiles(users=users, ring_bytes=ROOMY)
     library = parts.copy(tmp_path / "libssl.so")
     ended: set[int] = set()
     try:
@@ -186,23 +189,28 @@ def test_lost_is_counted(parts, tmp_path):
             subprocess.run(["/bin/true"], check=True)
             return watch.lost > 0
 
+        inode = library.stat().st_ino
+
+        def is_told() -> bool:
+            # In so little room, what others map at the same time may take its place again.
+            watch.read(MANY)
+            with calling(parts, library):
+                return inode in {each.file.inode for each in watch.read(MANY)}
+
         wait_until(is_counted, what="lost records")
-        with calling(parts, library) as caller:
-            found = until(watch, caller.pid)
+        wait_until(is_told, what="a mapping that found room")
     finally:
         watch.close()
-
-    assert library.stat().st_ino in {each.file.inode for each in found}
 
 
 def test_nothing_is_left(watch):
     """A watch gives back every descriptor, also when closed twice."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     other = MappedFiles()
     other.close()
     other.close()
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
 
 
 def record(pid: int, path: bytes, inode: int = 5) -> bytes:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rig.descriptors import descriptors
 
 from agentwall.probes import starting as module
 from agentwall.probes.command import Command
@@ -139,7 +140,7 @@ def test_any_configuration(bundle, document):
         (bundle / "config.json").write_bytes(document)
     else:
         write(bundle, document)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     opened(bundle)
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -261,7 +262,8 @@ def test_real_programs_are_told_apart():
     for path, why in (("/usr/bin/podman", Unread.GO), ("/usr/bin/busybox", Unread.STATIC)):
         if not Path(path).exists():
             pytest.skip(f"{path}: not installed")
-        # It waits for its input, or for the pipe that it writes to.
+        # It waits for its input, or for the pipe that it writes to; and stands, lest it come to
+        # find a fault before that.
         words = {"podman": ("load",), "busybox": ("cat",)}[Path(path).name]
         child = subprocess.Popen(
             [path, *words],
@@ -269,6 +271,7 @@ def test_real_programs_are_told_apart():
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        child.send_signal(signal.SIGSTOP)
         try:
             wait_until(lambda: executes(child.pid, path), what="exec")  # noqa: B023 - called at once
             reading = read(child.pid, never_asked)
@@ -359,9 +362,12 @@ def test_a_process_that_may_not_be_read_is_unreadable():
     with waiting(*python()) as pid:
         other = os.fork()
         if other == 0:
-            os.setresuid(65534, 65534, 65534)
-            is_said = survey(pid, never_asked) == (unread(Unread.UNREADABLE), [])
-            os._exit(0 if is_said else 1)
+            is_said = False
+            try:
+                os.setresuid(65534, 65534, 65534)
+                is_said = survey(pid, never_asked) == (unread(Unread.UNREADABLE), [])
+            finally:
+                os._exit(0 if is_said else 1)
         _, status = os.waitpid(other, 0)
 
     assert os.waitstatus_to_exitcode(status) == 0

@@ -228,7 +228,7 @@ def test_bytes_before_a_reset(here, resets_after_bytes):
 def test_no_tls(here):
     """A client that speaks clear text is no talk: its handshake failed, and nothing was read."""
     with tls_service(here, V4) as pool:
-        here.run("curl", "--max-time", "5", f"http://{V4}:{pool.port}/")
+        here.run("curl", "--max-time", "60", f"http://{V4}:{pool.port}/")
         (talk,) = pool.settle()
 
     assert talk.end is not None

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -22,9 +24,12 @@ from rig.lab import NEAR4, NEAR6, NEAR_DEVICE, PERMITTED, PERMITTED6
 from rig.namespace import Namespace
 
 EVASION = Path(__file__).parents[1] / "evasion"
-ATTEMPT_TIMEOUT_S = 15.0
-ARRIVAL_TIMEOUT_S = 2.0
-DIAL_TIMEOUT_S = 0.6
+ATTEMPT_TIMEOUT_S = 120.0
+PATIENCE_S = 30.0
+"""How long what must come is waited for."""
+SILENCE_S = 0.6
+"""How long an answer to what was refused may still come, and TCP sends it again."""
+_LOOK_AGAIN_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,8 @@ class Outcome:
 
     errno: str | None
     """TIMEOUT: nothing until its own time-out; None: success."""
+    ports: range
+    """It sent from these, where it did not choose its port itself."""
 
 
 @contextmanager
@@ -124,13 +131,25 @@ def attempt(
     cgroup: Path,
     outside: Path,
     prepared: Callable[[], None] = lambda: None,
+    is_walled: bool = False,
+    is_refused: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Run *technique* in *cgroup*; call *prepared* while it waits, if it does.
 
+    Args:
+        is_walled: What may be refused without a word is not waited for long.
+        is_refused: Says whether the wall has refused by now what the technique waits for: it is
+            told to give up, then. Until then it has all the time that it needs.
+
     Raises:
         RuntimeError: The program failed otherwise than by an OSError.
+        TimeoutError: It went on and on.
     """
+    ports = ground.hand_out_ports()
+    silence_s = SILENCE_S if is_walled else PATIENCE_S
     plan = {
+        "timeout_s": PATIENCE_S,
+        "silence_s": silence_s,
         "marker": marker.decode(),
         "places": ground.places(),
         "cgroup": str(cgroup),
@@ -143,7 +162,7 @@ def attempt(
         assert child.stdout
         assert child.stdin
         assert child.stderr
-        port, line = 0, child.stdout.readline()
+        port, line = 0, _next_line(child, is_refused)
         if line.startswith("port "):
             port, line = int(line.split()[1]), child.stdout.readline()
         if line == "ready\n":
@@ -151,27 +170,46 @@ def attempt(
             child.stdin.write("go\n")
             child.stdin.flush()
             if technique.dial:
-                dial(ground.far, technique.dial, port)
-            line = child.stdout.readline()
+                dial(ground.far, technique.dial, port, silence_s)
+            line = _next_line(child, is_refused)
         child.wait(ATTEMPT_TIMEOUT_S)
         if not line.startswith("{"):
             raise RuntimeError(f"{technique.id}: {line}{child.stderr.read()}")
-    return Outcome(errno=json.loads(line)["errno"])
+    return Outcome(errno=json.loads(line)["errno"], ports=ports)
 
 
-def dial(far: Namespace, how: str, port: int) -> bytes:
+def _next_line(child: subprocess.Popen[str], is_refused: Callable[[], bool] | None) -> str:
+    """Return what *child* says next, which is told to wait no longer once it *is_refused*."""
+    assert child.stdout
+    deadline = time.monotonic() + ATTEMPT_TIMEOUT_S
+    while not _speaks(child, _LOOK_AGAIN_S):
+        if is_refused and is_refused():
+            if not _speaks(child, SILENCE_S):
+                child.send_signal(signal.SIGALRM)
+            is_refused = None
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"attempt: expected its end within {ATTEMPT_TIMEOUT_S:g} s")
+    return child.stdout.readline()
+
+
+def _speaks(child: subprocess.Popen[str], timeout_s: float) -> bool:
+    return bool(select.select([child.stdout], [], [], timeout_s)[0])
+
+
+def dial(far: Namespace, how: str, port: int, timeout_s: float) -> bytes:
     """Call *port* of the near side from the permitted address on far; return what is answered.
 
     Args:
         far: The calling side.
         how: ``tcp``, ``tcp6``, ``udp`` or ``udp6``.
         port: On the near side.
+        timeout_s: For the call, and for the answer.
     """
     is_v6, is_stream = how.endswith("6"), how.startswith("tcp")
     family = socket.AF_INET6 if is_v6 else socket.AF_INET
     kind = socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM
     with far.socket(family, kind) as caller:
-        caller.settimeout(DIAL_TIMEOUT_S)
+        caller.settimeout(timeout_s)
         caller.bind((PERMITTED6 if is_v6 else PERMITTED, 0))
         with suppress(OSError):
             caller.connect((NEAR6 if is_v6 else NEAR4, port))
@@ -184,10 +222,10 @@ def dial(far: Namespace, how: str, port: int) -> bytes:
 def has_arrived(ground: Ground, marker: bytes, role: str) -> bool:
     """Wait until *marker* reaches far (or the relay) and say whether it was addressed to *role*.
 
-    ``any`` is every address. Where it does not come, the answer is no, after ARRIVAL_TIMEOUT_S.
+    ``any`` is every address. Where it does not come, the answer is no, after PATIENCE_S.
     """
     wanted = str(remote_on_wire(role)) if role != "any" else None
-    deadline = time.monotonic() + ARRIVAL_TIMEOUT_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for packet in ground.settle():
             if marker in packet.raw and wanted in (None, packet.destination):

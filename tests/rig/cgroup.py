@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_SETTLE_S = 5.0
+_SETTLE_S = 60.0
 _numbers = itertools.count(1)
 
 
@@ -43,13 +43,20 @@ def temp_cgroup(name: str | None = None) -> Iterator[Path]:
     *name* is appended to the unique name ``agentwall-test-<pid>-<n>``. Cgroups that were made
     below it go with it.
     """
-    unique = f"agentwall-test-{os.getpid()}-{next(_numbers)}"
-    path = own_cgroup() / (f"{unique}-{name}" if name else unique)
-    path.mkdir()
+    path = _make(f"-{name}" if name else "")
     try:
         yield path
     finally:
         _remove(path)
+
+
+def _make(suffix: str) -> Path:
+    while True:
+        path = own_cgroup() / f"agentwall-test-{os.getpid()}-{next(_numbers)}{suffix}"
+        # One may be there still of a process that had this one's id, and was killed.
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
 
 
 def in_cgroup(cgroup: Path, *command: str | Path) -> list[str]:

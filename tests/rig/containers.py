@@ -61,7 +61,7 @@ class Container:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run *command* inside (``exec``); whatever it exits with."""
         words = self.engine.command("exec", self.id, *command)
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
 
     def inspect(self) -> dict[str, object]:
         """Return what the engine says about it."""
@@ -128,7 +128,7 @@ class Engine:
         """Kill and remove *containers*, which need not exist any more."""
         times = ["-t", "0"] if self.name == "podman" else []
         words = self.command("rm", "-f", *times, *containers)
-        subprocess.run(words, capture_output=True, check=False, timeout=60)
+        subprocess.run(words, capture_output=True, check=False, timeout=120)
 
     def remove_all(self) -> None:
         """Kill and remove every container of this engine."""
@@ -217,7 +217,7 @@ def private_dockerd(*options: str, enter: Sequence[str] = ()) -> Iterator[Engine
 
 def succeeds(*command: str) -> bool:
     """Say whether *command* exits with 0."""
-    return subprocess.run(command, capture_output=True, check=False, timeout=20).returncode == 0
+    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
 
 
 @contextmanager

@@ -22,13 +22,13 @@ from agentwall.daemon.control_socket import make_control_socket
 from agentwall.daemon.refusals import Refusal
 from rig.cli import environment
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 NOBODY = Groups(readers=None, operators=None)
 
 _ASK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as asking:
-    asking.settimeout(10)
+    asking.settimeout(60)
     asking.connect(sys.argv[1])
     try:
         asking.sendall(sys.argv[2].encode() + b"\\n")
@@ -74,7 +74,7 @@ class Served:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         if not done.stdout.strip():

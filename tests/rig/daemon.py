@@ -23,6 +23,8 @@ from rig.process import wait_until
 
 START_S = 120.0
 """Generous: on an emulated processor Python alone takes its time."""
+_PATIENCE_S = 60.0
+"""For what a daemon does within a second, beside whatever else the machine does."""
 DENY_ALL = "version: 1\nname: deny-all\n"
 
 
@@ -109,7 +111,7 @@ class Daemon:
 
     def client(self) -> Client:
         """Return a client of it."""
-        return Client(self.socket)
+        return Client(self.socket, timeout_s=_PATIENCE_S)
 
     def kill(self) -> None:
         """Kill it, as the kernel does when memory is short."""
@@ -122,7 +124,7 @@ class Daemon:
     def _end(self, number: signal.Signals) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(_PATIENCE_S)
         self.process = None
         return code
 
@@ -135,13 +137,17 @@ class Daemon:
         """Return the log's events, what the daemon knows by now included."""
         if self.process is not None and self.process.poll() is None:
             with self.client() as client:
-                # What happened before the first answer is in what waits at the second.
-                client.status()
+                # Whoever it is asked of: for this answer it takes what waits in the kernel, though
+                # it rest from that. What came of it is in what waits at the next one.
+                with contextlib.suppress(ControlError):
+                    client.denials("nobody")
                 while client.status()["log"]["waiting"]:
                     time.sleep(0.005)
         if not self.log.exists():
             return []
-        found = [json.loads(line) for line in self.log.read_text().splitlines()]
+        # What is being written meanwhile may be half there.
+        *lines, _ = self.log.read_text().split("\n")
+        found = [json.loads(line) for line in lines]
         return [each for each in found if kind in (None, each["kind"])]
 
     def told(self, kind: str, address: str) -> list[dict[str, object]]:
@@ -163,7 +169,7 @@ class Daemon:
         # One of that name that has gone may not be let go yet.
         return next((each for each in found if each["state"] != "leaving"), None)
 
-    def wait_for_sandbox(self, cgroup: Path, timeout_s: float = 5.0) -> dict[str, object]:
+    def wait_for_sandbox(self, cgroup: Path, timeout_s: float = _PATIENCE_S) -> dict[str, object]:
         """Wait until *cgroup* is a sandbox, and return it."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
@@ -185,12 +191,12 @@ class Daemon:
 
     def run(self, cgroup: Path, *command: str, **options: object) -> subprocess.CompletedProcess:
         """Run a command inside *cgroup*, and wait for it."""
-        settings = {"capture_output": True, "text": True, "timeout": 30, **options}
+        settings = {"capture_output": True, "text": True, "timeout": _PATIENCE_S, **options}
         return subprocess.run(in_cgroup(cgroup, *command), check=False, **settings)
 
 
 def _empty(path: Path) -> None:
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + _PATIENCE_S
     with contextlib.suppress(OSError):
         (path / "cgroup.kill").write_text("1")
     while path.is_dir() and time.monotonic() < deadline_s:

@@ -24,7 +24,7 @@ from rig.lab import NEAR4, OUTSIDE, PERMITTED, Lab, lab
 from rig.listeners import Server, tcp_server
 from rig.namespace import Namespace, temp_netns
 from rig.process import run_checked, stop
-from rig.puppet import Puppet
+from rig.puppet import PATIENCE_S, Puppet
 from rig.stratum import stratum_server
 
 RESOLVER = "198.51.100.53"
@@ -165,7 +165,8 @@ _PYTHON = tuple(sorted({"/usr", "/lib", "/lib64", sys.base_prefix}))
 @contextmanager
 def _puppet_in(container: Container, program: Path) -> Iterator[Puppet]:
     python = str(Path(sys.executable).resolve())
-    command = container.engine.command("exec", "-i", container.id, python, "-I", "-S", str(program))
+    words = (python, "-I", "-S", str(program), str(PATIENCE_S))
+    command = container.engine.command("exec", "-i", container.id, *words)
     child = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

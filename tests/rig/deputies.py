@@ -15,7 +15,7 @@ from rig.namespace import Namespace
 from rig.process import run_checked
 from rig.zone import DOCKER_PORT, DOCKER_STUB, RESOLVER, STUB
 
-FORWARD_TIMEOUT_S = 1.0
+FORWARD_TIMEOUT_S = 30.0
 _TRANSLATION = f"""
 table ip docker {{
     chain output {{

@@ -65,7 +65,7 @@ def name_server(
             *records,
             *options,
         )
-        with running(command, log=log, ready=lambda: lab.far.listens(53)):
+        with running(command, log=log, ready=lambda: lab.far.listens(53, address)):
             yield NameServer(address=address, log=log)
 
 
@@ -114,5 +114,5 @@ def unbound(lab: Lab, address: str, records: Sequence[str]) -> Iterator[NameServ
         configuration.write_text(_UNBOUND.format(address=address, directory=directory, zone=zone))
         zone.write_text("\n".join((_START_OF_ZONE, *records, "")))
         command = lab.far_command(program, "-d", "-c", configuration)
-        with running(command, log=log, ready=lambda: lab.far.listens(53)):
+        with running(command, log=log, ready=lambda: lab.far.listens(53, address)):
             yield NameServer(address=address, log=log)

@@ -24,7 +24,7 @@ from rig.inspection import Inspector
 from rig.lending import lent_wall
 from rig.namespace import Namespace
 
-EVENT_TIMEOUT_S = 1.0
+EVENT_TIMEOUT_S = 60.0
 # Walls are lent, and no number of a wall's is ever used again.
 _keys = itertools.count(1)
 _generations = itertools.count(1)
@@ -119,7 +119,7 @@ class Enclosure:
     def await_event(
         self, key: SandboxKey, wanted: Callable[[Attempt], bool], since: int = 0
     ) -> Attempt | None:
-        """Return the first of :meth:`events` that is *wanted*; None if none comes for a second."""
+        """Return the first of :meth:`events` that is *wanted*; None if none comes for a minute."""
         deadline = time.monotonic() + EVENT_TIMEOUT_S
         while True:
             for event in self.events(key, since):

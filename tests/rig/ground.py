@@ -7,6 +7,8 @@ to far. A relay that is not the sandbox's listens on near's loopback.
 
 from __future__ import annotations
 
+import itertools
+import os
 import socket
 import uuid
 from collections.abc import Iterator
@@ -44,7 +46,11 @@ UDP_PORTS = (443, 853, PORT, OTHER_PORT, IPV6_PORT)
 BARRIER = ("198.51.100.99", 9)
 FAR_LINK_LOCAL = "fe80::f"
 SIDE_NEAR, SIDE_FAR = "10.99.0.1", "10.99.0.2"
-SETTLE_S = 5.0
+SETTLE_S = 30.0
+ATTEMPT_PORTS = range(10_000, 32_000)
+"""What attempts send from: above what a role or a technique names, below what other namespaces,
+which have the kernel's own choice, take."""
+_PORTS_EACH = 100
 TCP_SYN = 0x02
 IPPROTO_SCTP = 132
 
@@ -107,31 +113,55 @@ class Ground:
         """Everything that :meth:`settle` has returned."""
         self._servers = servers
         self._scope = self.near.call(lambda: socket.if_nametoindex(NEAR_DEVICE))
+        self._firsts = itertools.cycle(ATTEMPT_PORTS[::_PORTS_EACH])
+        self.ports = range(0)
+        """Of the latest attempt; see :meth:`hand_out_ports`."""
+        self._heard_before = [0] * len(servers)
 
     def settle(self) -> list[Packet]:
-        """Return what arrived since the last call, up to a packet that the near side sends now."""
-        token = uuid.uuid4().bytes
-        with self.near.socket(socket.AF_INET, socket.SOCK_DGRAM) as barrier:
-            barrier.sendto(token, BARRIER)
-        packets = self.far_tap.wait_for(token, SETTLE_S)
+        """Return what arrived since the last call, up to packets that the near side sends now.
+
+        Those of one processor cannot overtake each other on a veth, so each that is ours sends one.
+        """
+        tokens = {processor: uuid.uuid4().bytes for processor in os.sched_getaffinity(0)}
+        self.near.call(lambda: _send_barriers(tokens))
+        packets = self.far_tap.wait_for(tokens.values(), SETTLE_S)
         for tap in self._taps:
             packets += tap.read()
         fresh = [p for p in packets if not p.is_background and not p.is_to(*BARRIER)]
         self.history += fresh
         return fresh
 
+    def settle_without_noise(self) -> list[Packet]:
+        """Return what of :meth:`settle` is no noise, which an older flow may make at any time."""
+        return [packet for packet in self.settle() if not is_noise(packet)]
+
     def received(self) -> bytes:
         """Return what the servers, the relay on near's loopback among them, were told so far."""
         return b"\n".join(server.received for server in self._servers)
 
+    def hand_out_ports(self) -> range:
+        """Have sockets that choose no port themselves get one of those returned from now on.
+
+        What an attempt sent is told by them from what others sent, however late that comes.
+        """
+        first = next(self._firsts)
+        ports = range(first, first + _PORTS_EACH)
+        for namespace in (self.near, self.side):
+            namespace.set("net/ipv4/ip_local_port_range", f"{ports[0]} {ports[-1]}")
+        # Long ago, another attempt may have had the same.
+        self._heard_before = [len(server.deliveries) for server in self._servers]
+        self.ports = ports
+        return ports
+
     def told(self, role: str) -> int:
-        """Return how many payload octets the servers have received at *role* so far."""
+        """Return how many payload octets servers got at *role* from the latest ports so far."""
         to = (str(remote_on_wire(role)), ROLES[role][1])
         return sum(
             len(delivery.data)
-            for server in self._servers
-            for delivery in list(server.deliveries)
-            if delivery.local == to
+            for server, before in zip(self._servers, self._heard_before, strict=True)
+            for delivery in server.deliveries[before:]
+            if delivery.local == to and delivery.peer[1] in self.ports
         )
 
     def places(self) -> dict[str, tuple[int, tuple[str | int, ...]]]:
@@ -143,6 +173,19 @@ class Ground:
             return socket.AF_INET, (address, port)
         scope = self._scope if address.startswith(("fe80:", "ff02:")) else 0
         return socket.AF_INET6, (address, port, 0, scope)
+
+
+def _send_barriers(tokens: dict[int, bytes]) -> None:
+    # On a thread of its own (Namespace.call), so pinning it leaves no trace.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as barrier:
+        for processor, token in tokens.items():
+            os.sched_setaffinity(0, {processor})
+            barrier.sendto(token, BARRIER)
+
+
+def is_of_another(port: int, ports: range) -> bool:
+    """Say whether *port* is one of another attempt than the one that had *ports*."""
+    return port in ATTEMPT_PORTS and port not in ports
 
 
 def is_noise(packet: Packet) -> bool:

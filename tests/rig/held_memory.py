@@ -197,12 +197,14 @@ def _be_held(path: Path, number: int, reader: int, parent: int) -> None:
         _connect(socket.AF_UNIX, "/nowhere")
         threading.Thread(target=_take_memory, args=(go,), daemon=True).start()
         threading.Thread(target=_read, args=(memory, place), daemon=True).start()
-        while line := os.read(reader, 256).decode():
-            if line == "hold\n":
-                go.set()
-                continue
-            address, port = line.split()
-            _connect(socket.AF_INET, (address, int(port)))
+        while text := os.read(reader, 256).decode():
+            # Each line was written at once, but several may have come by now.
+            for line in text.splitlines():
+                if line == "hold":
+                    go.set()
+                    continue
+                address, port = line.split()
+                _connect(socket.AF_INET, (address, int(port)))
     finally:
         os._exit(0)
 

@@ -6,26 +6,38 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from agentwall.daemon.config import TlsSettings
 from agentwall.daemon.enclosure import Enclosure
 from agentwall.daemon.inside import Inside
 from agentwall.daemon.plan import RunRequest, new_run_id, plan_enclosure
+from agentwall.daemon.side_thread import SideThread
 from agentwall.flow.record import Process, SandboxKey
 from agentwall.flow.tls import HelloSeen, TlsReading
 from agentwall.host.cgroup import path_of
 from agentwall.host.identity import resolve_identity
+from agentwall.host.process import living
 from agentwall.policy.load import load_policy
+from agentwall.probes.mapped import MappedFiles
 from rig.cgroup import in_cgroup
 from rig.process import stop
 
 POLICY = "version: 1\nallow: [{cidr: 127.0.0.1, ports: [any]}]\n"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+LONG_S = 120.0
+"""For many processes, and for what hangs."""
+_RING_BYTES = 8 << 20
+"""For what all processes of the machine map while a test waits for something else: a loop does not,
+and has less."""
 
 
 @dataclass(slots=True)
@@ -61,6 +73,31 @@ class Ground:
             self.inside.step()
             self.inside.tick()
 
+    def keep_up(self, until: Callable[[], object]) -> None:
+        """:meth:`go_on`, with one round of upkeep after another: else they are seconds apart."""
+
+        def has_come() -> object:
+            self.inside._next_s = 0.0
+            return until()
+
+        self.go_on(has_come)
+
+    def settle(self) -> None:
+        """Go on until all is done that was asked for so far, however busy the machine is.
+
+        Then hellos that were to be told by then have been.
+        """
+        done: list[bool] = []
+        self.inside._thread.run(lambda: True, done.append)
+        self.go_on(lambda: done and not self.inside._speakers.is_settling)
+        self.inside.settle()
+
+    def see_who_is_gone(self) -> None:
+        """Have processes forgotten that have ended, without waiting for a round of upkeep."""
+        self.settle()
+        self.inside._speakers.see_who_is_gone(living())
+        self.settle()
+
     def hear(self) -> None:
         """Take the hellos that have left."""
         for each in self.enclosure.wall.excerpts():
@@ -92,6 +129,23 @@ class Ground:
             for stream in (child.stdin, child.stdout):
                 if stream is not None:
                     stream.close()
+
+
+@contextmanager
+def hanging(thread: SideThread) -> Iterator[threading.Event]:
+    """Have *thread* hang until the event is set; whoever waits for it all the same waits long."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        gate.wait(LONG_S)
+
+    thread.run(hang)
+    try:
+        assert begun.wait(LONG_S), "it does nothing else"
+        yield gate
+    finally:
+        gate.set()
 
 
 def make_enclosure(directory: Path) -> Enclosure:
@@ -135,6 +189,7 @@ def reading_inside(enclosure: Enclosure, place: Path, settings: TlsSettings) -> 
 
     inside = Inside(enclosure.wall, place, settings, sandbox_of=sandbox_of)
     ground = Ground(enclosure, inside)
+    roomy = partial(MappedFiles, ring_bytes=_RING_BYTES)
 
     def tell(hello: HelloSeen, process: Process | None, reading: TlsReading | None) -> None:
         ground.told.append((hello, reading))
@@ -142,6 +197,8 @@ def reading_inside(enclosure: Enclosure, place: Path, settings: TlsSettings) -> 
     inside.tell = tell
     inside.admit(enclosure.key, ())
     try:
-        yield ground
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agentwall.daemon.inside.MappedFiles", roomy)
+            yield ground
     finally:
         inside.close(keep=False)

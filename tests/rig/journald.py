@@ -20,6 +20,8 @@ from rig.cli import environment
 from rig.tree import ROOT
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
+_CONTROL = Path("/run/systemd/journal/io.systemd.journal")
+"""The last socket that it makes. Until it listens there, journalctl cannot have it sync."""
 _MACHINE_ID = "0123456789abcdef0123456789abcdef\n"
 
 
@@ -36,7 +38,7 @@ def journal_of(messages: list[bytes]) -> list[dict[str, object]]:
         env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -56,14 +58,15 @@ def _main() -> None:
         subprocess.run(["mount", "--bind", own, identity], check=True)
     journald = subprocess.Popen([JOURNALD], stderr=subprocess.DEVNULL)
     try:
-        _wait_for(SOCKET)
+        _wait_for(_CONTROL)
         _say(ast.literal_eval(sys.stdin.read()), SOCKET)
-        subprocess.run(["journalctl", "--sync"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["journalctl", "--sync"], check=True)
         command = ["journalctl", "-o", "json", "--no-pager", "SYSLOG_IDENTIFIER=agentwall"]
-        subprocess.run(command, check=True)
+        # Not what the machine's own journald has kept.
+        subprocess.run([*command, "--directory=/run/log/journal"], check=True)
     finally:
         journald.terminate()
-        journald.wait(10)
+        journald.wait(60)
 
 
 def _say(messages: list[bytes], path: Path) -> None:
@@ -76,11 +79,18 @@ def _say(messages: list[bytes], path: Path) -> None:
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
+    deadline = time.monotonic() + 60
+    while not _listens(path):
         if time.monotonic() > deadline:
             raise SystemExit("journald did not come up")
         time.sleep(0.02)
+
+
+def _listens(path: Path) -> bool:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(os.fspath(path)) == 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,11 +29,18 @@ _IP_RECVORIGDSTADDR = 20
 _IP_PKTINFO = 8
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_BYTES = 8 << 20
+_HEAR_OUT_S = 5.0
+"""At most so long what had arrived is read at the end: some peers talk on and on."""
 
 
 def echo(data: bytes) -> bytes:
     """Answer with what was said."""
     return data
+
+
+def http_echo(data: bytes) -> bytes:
+    """Answer a request with itself, in such a way that a client of HTTP knows where it ends."""
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
 
 
 def sink(_data: bytes) -> bytes:
@@ -77,7 +85,7 @@ class Server:
         """How many connections were accepted, or datagrams received."""
         return len(self.deliveries)
 
-    def wait(self, size_bytes: int, timeout_s: float = 5.0) -> bytes:
+    def wait(self, size_bytes: int, timeout_s: float = 60.0) -> bytes:
         """Return :attr:`received` once it holds *size_bytes*.
 
         Raises:
@@ -122,9 +130,10 @@ def tcp_server(
         else:
             _converse(ready, selector, server, peers)
 
-    with listener, _served(listener, serve):
+    with listener:
         try:
-            yield server
+            with _served(listener, serve):
+                yield server
         finally:
             for connection in list(peers):
                 connection.close()
@@ -182,14 +191,19 @@ def _loop(
     wake: int,
     serve: Callable[[socket.socket, selectors.BaseSelector], None],
 ) -> None:
+    end_s = None
     while True:
-        for key, _ in selector.select():
-            if key.fileobj == wake:
+        ready = [key.fileobj for key, _ in selector.select()]
+        if wake in ready:
+            end_s = end_s or time.monotonic() + _HEAR_OUT_S
+            # What had arrived by then is heard, so that it is known after the block.
+            if ready == [wake] or time.monotonic() > end_s:
                 return
-            if isinstance(key.fileobj, socket.socket):
+        for each in ready:
+            if isinstance(each, socket.socket):
                 # A peer that resets in the midst of it is a peer's right.
                 with suppress(ConnectionError):
-                    serve(key.fileobj, selector)
+                    serve(each, selector)
 
 
 def _accept(
@@ -247,7 +261,11 @@ def _bind(address: str, port: int, kind: int, protocol: int) -> socket.socket:
             else (socket.IPPROTO_IP, _IP_RECVORIGDSTADDR)
         )
         opened.setsockopt(level, option, 1)
-    opened.bind((address, port))
+    try:
+        opened.bind((address, port))
+    except OSError:
+        opened.close()
+        raise
     return opened
 
 

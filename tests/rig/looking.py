@@ -15,6 +15,8 @@ from agentwall.probes.attached import Attached
 from agentwall.probes.finding import Finder, Look
 from rig.places import ALL, Places
 
+PATIENCE_S = 60.0
+
 
 class Slow(Finder):
     """Does as a finder does, when the gate is open."""
@@ -22,11 +24,14 @@ class Slow(Finder):
     def __init__(self) -> None:
         super().__init__(Attached(ALL, max_libraries=64, pins=None, attach=Places().attach))
         self.gate = threading.Event()
+        self.begun = threading.Event()
+        """It is at a first look."""
         self.looked: list[int] = []
         self.error: Exception | None = None
 
     def look(self, sandbox: Hashable, pid: int, now_s: float) -> Look:
         """Look, and note that."""
+        self.begun.set()
         self.gate.wait()
         self.looked.append(pid)
         if self.error is not None:
@@ -47,13 +52,17 @@ class Bench:
         """Take what was seen."""
         self.seen.append(look)
 
+    def wait_for_a_look(self) -> None:
+        """Wait until the first one is under way."""
+        assert self.finder.begun.wait(PATIENCE_S)
+
     def settle(self) -> None:
         """Step until all is done that was asked for."""
         self.finder.gate.set()
         done: list[bool] = []
         self.thread.run(lambda: True, done.append, may_wait=True)
         while not done or self.looks.is_preparing:
-            assert select.select([self.thread.fileno()], [], [], 20)[0]
+            assert select.select([self.thread.fileno()], [], [], PATIENCE_S)[0]
             self.thread.step()
 
 
@@ -65,5 +74,5 @@ def bench() -> Iterator[Bench]:
         yield made
     finally:
         made.finder.gate.set()
-        made.thread.close(20)
+        made.thread.close(PATIENCE_S)
         made.finder.attached.close()

@@ -13,7 +13,7 @@ from rig.cgroup import temp_cgroup
 from rig.dns import NameServer
 from rig.enclosure import Enclosure
 from rig.lab import Lab
-from rig.puppet import Puppet, puppet
+from rig.puppet import PATIENCE_S, Puppet, puppet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +26,10 @@ class NameBench:
 
     @contextmanager
     def sandbox(self, policy: Policy) -> Iterator[tuple[SandboxKey, Puppet]]:
-        """Put a new puppet behind *policy* for the length of the block."""
+        """Put a new, patient puppet behind *policy* for the length of the block."""
         with (
             temp_cgroup() as cgroup,
             self.enclosure.enclosed(cgroup, policy) as key,
-            puppet(self.lab.near, cgroup) as actor,
+            puppet(self.lab.near, cgroup, timeout_s=PATIENCE_S) as actor,
         ):
             yield key, actor

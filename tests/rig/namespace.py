@@ -7,11 +7,13 @@ Commands go through ``nsenter --net``: ``ip netns exec`` would remount /sys, and
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import itertools
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,7 +58,7 @@ class Namespace:
         *command: str | Path,
         cgroup: Path | None = None,
         text: str | None = None,
-        timeout_s: float = 30.0,
+        timeout_s: float = 120.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run *command* to its end here, *text* being its stdin; the exit code is not judged.
 
@@ -119,14 +121,14 @@ class Namespace:
         """Write one of this namespace's sysctls, such as ``net/ipv4/ip_forward``."""
         self.call(lambda: Path("/proc/sys", key).write_text(f"{value}\n"))
 
-    def listens(self, port: int) -> bool:
-        """True once something listens on TCP *port* in this namespace."""
+    def listens(self, port: int, address: str | None = None) -> bool:
+        """True once something listens on TCP *port* in this namespace, at *address* if given."""
         tables = self.call(
             lambda: [Path("/proc/thread-self/net", t).read_text() for t in ("tcp", "tcp6")]
         )
-        suffix = f":{port:04X}"
+        wanted = f"{_in_table(address) if address else ''}:{port:04X}"
         return any(
-            fields[1].endswith(suffix) and fields[3] == "0A"
+            fields[1].endswith(wanted) and fields[3] == "0A"
             for table in tables
             for fields in map(str.split, table.splitlines()[1:])
         )
@@ -134,6 +136,13 @@ class Namespace:
     def ip(self, *arguments: str) -> str:
         """Run iproute2's ``ip`` on this namespace and return what it prints."""
         return run_checked("ip", "-n", self.name, *arguments)
+
+
+def _in_table(address: str) -> str:
+    """Return *address* as /proc/net/tcp and tcp6 have it: words of four octets in host order."""
+    packed = ipaddress.ip_address(address).packed
+    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
 def _enter(path: Path) -> None:
@@ -164,7 +173,7 @@ def in_netns(name: str) -> Iterator[None]:
 @contextmanager
 def temp_netns(label: str) -> Iterator[Namespace]:
     """Make a namespace with lo up; kill what is left in it at the end and delete it."""
-    namespace = Namespace(f"agentwall-test-{os.getpid()}-{next(_numbers)}-{label}")
+    namespace = _unused(label)
     run_checked("ip", "netns", "add", namespace.name)
     try:
         # Before any device exists: addresses are usable at once, and nothing is asked of routers.
@@ -176,6 +185,14 @@ def temp_netns(label: str) -> Iterator[Namespace]:
         yield namespace
     finally:
         _delete(namespace)
+
+
+def _unused(label: str) -> Namespace:
+    while True:
+        namespace = Namespace(f"agentwall-test-{os.getpid()}-{next(_numbers)}-{label}")
+        # One may be there still of a process that had this one's id, and was killed.
+        if not namespace.path.exists():
+            return namespace
 
 
 def _delete(namespace: Namespace) -> None:

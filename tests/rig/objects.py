@@ -29,6 +29,16 @@ def functions(names: Iterable[str]) -> tuple[str, Mapping[str, int]]:
     return "".join(function(name, number) for name, number in numbers.items()), numbers
 
 
+def many_functions(count: int) -> tuple[str, Mapping[str, int]]:
+    """Return the same for ``f0``, ``f1`` and so on, as assembly: the compiler takes seconds."""
+    _, numbers = functions(f"f{at}" for at in range(count))
+    lines = (
+        f'".globl {name}\\n.type {name}, @function\\n{name}: mov ${number}, %eax\\nret\\n"\n'
+        for name, number in numbers.items()
+    )
+    return f'__asm__(".text\\n"\n{"".join(lines)});\n', numbers
+
+
 def shared_object(path: Path, source: str, *options: str) -> Path:
     """Build a library from C; it needs no other."""
     return _build(path, source, *_SHARED, *options)

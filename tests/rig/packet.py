@@ -36,6 +36,8 @@ class Packet:
     """IANA number, behind any IPv6 extension headers."""
     source_port: int = 0
     destination_port: int = 0
+    sequence: int = 0
+    """Of TCP: the number of the payload's first octet."""
     tcp_flags: int = 0
     icmp_type: int | None = None
     payload: bytes = b""
@@ -111,11 +113,12 @@ def _parse_transport(
     rest: bytes,
     is_later_fragment: bool,
 ) -> Packet:
-    ports, flags, icmp_type, payload = (0, 0), 0, None, rest
+    ports, sequence, flags, icmp_type, payload = (0, 0), 0, 0, None, rest
     if is_later_fragment:
         pass
     elif protocol == socket.IPPROTO_TCP and len(rest) >= 20:
-        ports, flags = struct.unpack_from("!HH", rest), rest[13]
+        ports, sequence = struct.unpack_from("!HH", rest), int.from_bytes(rest[4:8], "big")
+        flags = rest[13]
         payload = rest[(rest[12] >> 4) * 4 :]
     elif protocol in (socket.IPPROTO_UDP, _UDPLITE) and len(rest) >= 8:
         ports, payload = struct.unpack_from("!HH", rest), rest[8:]
@@ -129,6 +132,7 @@ def _parse_transport(
         protocol=protocol,
         source_port=ports[0],
         destination_port=ports[1],
+        sequence=sequence,
         tcp_flags=flags,
         icmp_type=icmp_type,
         payload=payload,

@@ -48,7 +48,7 @@ class Places:
 
 def _is_probe(fd: int) -> bool:
     try:
-        return "probe" in os.readlink(f"/proc/self/fd/{fd}")
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:probe ")
     except OSError:
         return False
 

@@ -7,7 +7,8 @@ import os
 import platform
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ class Probing:
         with ExitStack() as stack:
             stack.callback(os.close, fd)
             offsets = read_elf(fd, WANTED).offsets
-            probes = []
+            probes: list[Probe] = []
+            stack.callback(close_together, probes)
             for call in CALLS[library]:
                 if call.symbol not in offsets or (symbols and call.symbol not in symbols):
                     continue
@@ -98,7 +100,6 @@ class Probing:
                         is_return=is_return,
                         cookie=self._cookies,
                     )
-                    stack.callback(probe.close)
                     probes.append(probe)
             yield probes
 
@@ -155,6 +156,12 @@ class Probing:
         assert value is not None
         each = list(struct.iter_unpack(f"={len(COUNTERS)}Q", value))
         return {name: sum(row[i] for row in each) for i, name in enumerate(COUNTERS)}
+
+
+def close_together(probes: Sequence[Probe]) -> None:
+    """Close them at the same time: one after the other, each waits for the kernel."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(Probe.close, probes))
 
 
 def _set_next(bpf: BpfObject) -> None:

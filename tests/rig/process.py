@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-START_TIMEOUT_S = 20.0
-"""Generous: on an emulated processor a server takes its time."""
+START_TIMEOUT_S = 60.0
+"""Generous: on an emulated processor, or a busy one, a server takes its time."""
 _STOP_TIMEOUT_S = 5.0
 
 

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from rig.namespace import Namespace
 
 CALL_TIMEOUT_S = 1.0
+"""What a test waits for that nothing comes; see :func:`puppet` where something must."""
+PATIENCE_S = 60.0
+"""What a puppet waits where something must come; see :data:`SILENCE_S` for one call of it."""
+SILENCE_S = 0.5
+"""How long a patient one waits for what must not come: TCP has sent it again by then."""
 SO_ATTACH_FILTER, IP_PKTINFO = 26, 8
 KINDS = {
     "tcp": (socket.SOCK_STREAM, 0),
@@ -47,9 +52,9 @@ class PuppetSocket:
         """Bind, with SO_REUSEADDR."""
         self._owner.call("bind", self._number, address, port)
 
-    def connect(self, address: str, port: int) -> None:
-        """Connect, and wait CALL_TIMEOUT_S at most."""
-        self._owner.call("connect", self._number, address, port)
+    def connect(self, address: str, port: int, within_s: float | None = None) -> None:
+        """Connect, and wait *within_s* at most: as long as the puppet does, unless given."""
+        self._owner.call("connect", self._number, address, port, within_s)
 
     def begin_connect(self, address: str, port: int) -> None:
         """Send the SYN, and do not wait for the answer."""
@@ -72,7 +77,7 @@ class PuppetSocket:
         self._owner.call("listen", self._number)
 
     def accept(self) -> PuppetSocket:
-        """Accept, and wait CALL_TIMEOUT_S at most."""
+        """Accept, and wait as long as the puppet does at most."""
         return PuppetSocket(self._owner, self._owner.call("accept", self._number))
 
     def send(self, data: bytes, times: int = 1) -> None:
@@ -95,13 +100,13 @@ class PuppetSocket:
         """Return the local port."""
         return int(self._owner.call("port", self._number))
 
-    def recv(self) -> bytes:
-        """Receive what is there, and wait CALL_TIMEOUT_S at most."""
-        return str(self._owner.call("recv", self._number)).encode("latin-1")
+    def recv(self, within_s: float | None = None) -> bytes:
+        """Receive what is there, and wait as :meth:`connect` does."""
+        return str(self._owner.call("recv", self._number, within_s)).encode("latin-1")
 
-    def recvfrom(self) -> tuple[bytes, str, int]:
-        """Receive a datagram and say from whom."""
-        data, address, port = self._owner.call("recvfrom", self._number)
+    def recvfrom(self, within_s: float | None = None) -> tuple[bytes, str, int]:
+        """Receive a datagram and say from whom; wait as :meth:`connect` does."""
+        data, address, port = self._owner.call("recvfrom", self._number, within_s)
         return data.encode("latin-1"), address, port
 
     def close(self) -> None:
@@ -150,9 +155,9 @@ class Puppet:
 
 
 @contextmanager
-def puppet(near: Namespace, cgroup: Path) -> Iterator[Puppet]:
-    """Start a puppet in *cgroup* and *near*; end it after the block."""
-    command = (sys.executable, "-I", "-S", Path(__file__))
+def puppet(near: Namespace, cgroup: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Puppet]:
+    """Start a puppet in *cgroup* and *near*, whose calls wait so long; end it after the block."""
+    command = (sys.executable, "-I", "-S", Path(__file__), str(timeout_s))
     with near.process(*command, cgroup=cgroup) as process:
         yield Puppet(process)
 
@@ -160,11 +165,12 @@ def puppet(near: Namespace, cgroup: Path) -> Iterator[Puppet]:
 class _Strings:
     """The puppet's side: one method a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self._sockets: list[socket.socket] = []
+        self._timeout_s = timeout_s
 
     def _keep(self, sock: socket.socket) -> int:
-        sock.settimeout(CALL_TIMEOUT_S)
+        sock.settimeout(self._timeout_s)
         self._sockets.append(sock)
         return len(self._sockets) - 1
 
@@ -185,15 +191,25 @@ class _Strings:
     def bind(self, number: int, address: str, port: int) -> None:
         self._sockets[number].bind((address, port))
 
-    def connect(self, number: int, address: str, port: int) -> None:
-        self._sockets[number].connect((address, port))
+    @contextmanager
+    def _waiting(self, number: int, within_s: float | None) -> Iterator[socket.socket]:
+        sock = self._sockets[number]
+        sock.settimeout(self._timeout_s if within_s is None else within_s)
+        try:
+            yield sock
+        finally:
+            sock.settimeout(self._timeout_s)
+
+    def connect(self, number: int, address: str, port: int, within_s: float | None = None) -> None:
+        with self._waiting(number, within_s) as sock:
+            sock.connect((address, port))
 
     def begin_connect(self, number: int, address: str, port: int) -> None:
         sock = self._sockets[number]
         sock.setblocking(False)
         if (code := sock.connect_ex((address, port))) != errno.EINPROGRESS:
             raise OSError(code, os.strerror(code))
-        sock.settimeout(CALL_TIMEOUT_S)
+        sock.settimeout(self._timeout_s)
 
     def disconnect(self, number: int) -> None:
         unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
@@ -238,19 +254,21 @@ class _Strings:
     def port(self, number: int) -> int:
         return int(self._sockets[number].getsockname()[1])
 
-    def recv(self, number: int) -> str:
-        return self._sockets[number].recv(1 << 16).decode("latin-1")
+    def recv(self, number: int, within_s: float | None = None) -> str:
+        with self._waiting(number, within_s) as sock:
+            return sock.recv(1 << 16).decode("latin-1")
 
-    def recvfrom(self, number: int) -> tuple[str, str, int]:
-        data, peer = self._sockets[number].recvfrom(1 << 16)
+    def recvfrom(self, number: int, within_s: float | None = None) -> tuple[str, str, int]:
+        with self._waiting(number, within_s) as sock:
+            data, peer = sock.recvfrom(1 << 16)
         return data.decode("latin-1"), peer[0], peer[1]
 
     def close(self, number: int) -> None:
         self._sockets[number].close()
 
 
-def _serve() -> None:
-    strings = _Strings()
+def _serve(timeout_s: float) -> None:
+    strings = _Strings(timeout_s)
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         answer: dict[str, object]
@@ -264,4 +282,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(float(sys.argv[1]) if sys.argv[1:] else CALL_TIMEOUT_S)

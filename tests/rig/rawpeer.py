@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class RawPeer:
         self._address, self._port, self._first = address, port, first
         self._near_port = self._near_first = 0
         self._packets: list[Packet] = []
+        self._processor = min(os.sched_getaffinity(0))
 
     def accept(self) -> None:
         """Wait for a SYN that has no data, and answer it."""
@@ -38,7 +40,7 @@ class RawPeer:
             syns.extend(p for p in self.packets() if p.tcp_flags == SYN and not p.payload)
             return bool(syns)
 
-        wait_until(is_called, what=f"a SYN to {self._address}", timeout_s=5.0)
+        wait_until(is_called, what=f"a SYN to {self._address}")
         self._near_port = syns[-1].source_port
         self._near_first = _sequence(syns[-1])[0]
         self.say(-1, b"", SYN | ACK)
@@ -71,7 +73,18 @@ class RawPeer:
         ip = struct.pack("!BBHHHBBH", 0x45, 0, _IP_BYTES + size, 1, 0x4000, 64, 6, 0)
         ip = ip[:10] + struct.pack("!H", _checksum(ip + ends)) + ends
         frame = _mac(NEAR_MAC) + _mac(FAR_MAC) + b"\x08\x00" + ip + head + data
-        self._socket.send(frame)
+        with self._on_one_processor():
+            self._socket.send(frame)
+
+    @contextmanager
+    def _on_one_processor(self) -> Iterator[None]:
+        # Those of one cannot overtake each other on a veth.
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {self._processor})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def packets(self) -> list[Packet]:
         """Return the segments that came since :meth:`forget`."""

@@ -42,10 +42,10 @@ class Refusal(enum.Enum):
 
 _ASK = """
 import socket, sys
-server, port, question, connected, *options = sys.argv[1:]
+wait_s, server, port, question, connected, *options = sys.argv[1:]
 family = socket.AF_INET6 if ":" in server else socket.AF_INET
 asker = socket.socket(family, socket.SOCK_DGRAM)
-asker.settimeout(0.5)
+asker.settimeout(float(wait_s))
 for option in options:
     asker.setsockopt(*map(int, option.split(",")))
 if connected == "connected":
@@ -62,6 +62,9 @@ try:
 except OSError as err:
     print(type(err).__name__, err.errno)
 """
+ANSWER_S = 60.0
+SILENCE_S = 0.4
+"""How long a question is waited for that is not to be answered."""
 _MARKED = 0
 _VERDICTS = {Refusal.EPERM: 1, Refusal.ENOBUFS: 2}
 
@@ -127,9 +130,11 @@ def ask(
     *options: str,
     question: str,
     how: str = "sent",
+    wait_s: float = ANSWER_S,
 ) -> str:
-    """Send *question* to port 53 of *server*; return what came back, or the error."""
-    command = (sys.executable, "-I", "-S", "-c", _ASK, server, "53", question, how, *options)
+    """Send *question* to port 53 of *server*; return what came back in *wait_s*, or the error."""
+    python = (sys.executable, "-I", "-S", "-c", _ASK)
+    command = (*python, str(wait_s), server, "53", question, how, *options)
     done = near.run(*command, cgroup=cgroup)
     assert done.stdout, done.stderr
     return done.stdout.strip()

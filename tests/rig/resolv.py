@@ -13,7 +13,7 @@ mount --bind "$0" /etc/resolv.conf && mount --bind "$1" /etc/nsswitch.conf && sh
 
 
 def asking(
-    directory: Path, server: str, *, search: str = "", options: str = "timeout:1 attempts:2"
+    directory: Path, server: str, *, search: str = "", options: str = "timeout:20 attempts:2"
 ) -> list[str | Path]:
     """Return a command prefix under which glibc asks *server* alone; files go to *directory*."""
     resolv, nsswitch = directory / "resolv.conf", directory / "nsswitch.conf"

@@ -34,7 +34,7 @@ from rig.namespace import Namespace
 
 _HOOK = (sys.executable, "-I", "-m", "agentwall.cli.admission")
 _RUNC = (sys.executable, "-I", "-m", "agentwall.cli.oci_runtime")
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from agentwall.flow.record import SandboxKey
 from agentwall.policy.model import Policy
 from rig.answers import IN, A, pack_name
 from rig.enclosure import Enclosure
-from rig.puppet import Puppet, PuppetSocket, puppet
+from rig.puppet import PATIENCE_S, Puppet, PuppetSocket, puppet
 from rig.workbench import Workbench
 
 _RECURSION_DESIRED = 0x0100
@@ -41,8 +41,8 @@ class Scope:
 
     @contextmanager
     def puppet(self, cgroup: Path) -> Iterator[Puppet]:
-        """Start a puppet in *cgroup*."""
-        with puppet(self.bench.ground.near, cgroup) as actor:
+        """Start a patient puppet in *cgroup*."""
+        with puppet(self.bench.ground.near, cgroup, timeout_s=PATIENCE_S) as actor:
             yield actor
 
 
@@ -88,11 +88,14 @@ def say(actor: Puppet, kind: str, address: str, port: int) -> bytes:
         sock.close()
 
 
-def is_answered(sock: PuppetSocket, data: bytes) -> bool:
-    """Say whether the echo server that *sock* is connected to gets and returns *data*."""
+def is_answered(sock: PuppetSocket, data: bytes, within_s: float | None = None) -> bool:
+    """Say whether the echo server that *sock* is connected to gets and returns *data*.
+
+    *within_s*: what :meth:`PuppetSocket.recv` waits; short where nothing is to come.
+    """
     try:
         sock.send(data)
-        return sock.recv() == data
+        return sock.recv(within_s) == data
     except OSError:
         return False
 

@@ -78,8 +78,20 @@ class Sniffer:
         return [packet for packet in self.packets() if packet.is_to(address, port)]
 
     def payload_to(self, address: str, port: int | None = None) -> bytes:
-        """Return the payloads of :meth:`to`, joined in order of arrival."""
-        return b"".join(packet.payload for packet in self.to(address, port))
+        """Return the payloads of :meth:`to`, joined in order of arrival.
+
+        A segment that TCP sent again, as it does where the answer is late, counts once.
+        """
+        found: list[bytes] = []
+        sent: set[tuple[str, int, int, bytes]] = set()
+        for packet in self.to(address, port):
+            segment = packet.source, packet.source_port, packet.sequence, packet.payload
+            if packet.protocol == socket.IPPROTO_TCP and packet.payload:
+                if segment in sent:
+                    continue
+                sent.add(segment)
+            found.append(packet.payload)
+        return b"".join(found)
 
     def clear(self) -> None:
         """Settle, then forget what was recorded so far."""

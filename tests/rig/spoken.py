@@ -7,6 +7,7 @@ real ones, at a copy of it that nobody else has.
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -28,17 +29,18 @@ from agentwall.kernel.signatures import Inspection
 from agentwall.kernel.wall import Wall
 from agentwall.policy.model import Policy
 from agentwall.policy.tables import RuleTables
+from agentwall.probes.code import Code
 from agentwall.probes.compiling import Compilation
 from agentwall.probes.elf import read_elf
 from agentwall.probes.libraries import CALLS, WANTED
 from agentwall.probes.loading import Programs, load
-from agentwall.probes.uprobes import attach
+from agentwall.probes.uprobes import Probe, attach
 from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, parse_policy
 from rig.inspection import NOTIFY, Inspector
 from rig.lab import OUTSIDE, PERMITTED, PERMITTED6, Lab, lab
 from rig.listeners import Server, tcp_server
-from rig.probing import PATIENCE_S
+from rig.probing import PATIENCE_S, close_together
 from rig.process import run_checked
 
 PORT = 3333
@@ -58,7 +60,7 @@ HELLO = b"\x16\x03\x01\x00\x2a\x01\x00\x00\x26\x03\x03" + bytes(range(36))
 """A ClientHello, as far as the wall looks."""
 _HANDSHAKE, _TEXT, _SECRET, _HEADER = 22, 23, 0xA5, 5
 _HERE = Path(__file__).parent
-_WAIT_S = 5.0
+_WAIT_S = 60.0
 
 
 def record(text: bytes) -> bytes:
@@ -193,6 +195,8 @@ def probed(programs: Programs, library: Path) -> Iterator[None]:
     """Probe a file that has OpenSSL's calls."""
     with ExitStack() as stack, library.open("rb") as file:
         offsets = read_elf(file.fileno(), WANTED).offsets
+        probes: list[Probe] = []
+        stack.callback(close_together, probes)
         cookies = iter(range(1, 100))
         for call in CALLS[TlsLibrary.OPENSSL]:
             for program, is_return in ((call.entry, False), (call.back, True)):
@@ -205,21 +209,27 @@ def probed(programs: Programs, library: Path) -> Iterator[None]:
                     is_return=is_return,
                     cookie=next(cookies),
                 )
-                stack.callback(probe.close)
+                probes.append(probe)
         yield
 
 
 @contextmanager
 def reading(wall: Wall, pin_dir: Path) -> Iterator[Programs]:
-    """Let probes lead to a wall that is pinned, and compile them."""
+    """Let probes lead to a wall that is pinned."""
     wall.plain.open()
+    programs = load(_compile(), pin_dir / pins.MAPS)
+    try:
+        yield programs
+    finally:
+        programs.close()
+
+
+@functools.cache
+def _compile() -> Code:
+    # For any wall: once is enough.
     with Compilation(timeout_s=PATIENCE_S) as compilation:
         compilation.start()
-        programs = load(compilation.wait(), pin_dir / pins.MAPS)
-        try:
-            yield programs
-        finally:
-            programs.close()
+        return compilation.wait()
 
 
 def build_library(directory: Path) -> Path:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 ROOM_BYTES = 1 << 20
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Speaker:

@@ -81,7 +81,7 @@ class SshServer:
         return [
             *("ssh", "-F", "none", "-i", str(key), "-o", "IdentitiesOnly=yes"),
             *("-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"),
-            *("-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ExitOnForwardFailure=yes"),
+            *("-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "ExitOnForwardFailure=yes"),
             *(*options, f"{USER}@{self.address}"),
         ]
 

@@ -34,9 +34,10 @@ import json, os, select, socket, sys
 os.nice(10)  # it never rests
 permitted, refused = int(sys.argv[1]), int(sys.argv[2])
 seen = {"rounds": 0, "reached": 0, "refused_wrongly": 0, "broken": 0}
-stream = socket.create_connection(("127.0.0.1", permitted), 5)
+stream = socket.create_connection(("127.0.0.1", permitted), 60)
 print("ready", flush=True)
-while not select.select([sys.stdin], [], [], 0)[0]:
+# It goes on for a while where other processes have not let it come to much.
+while seen["rounds"] <= 100 or not select.select([sys.stdin], [], [], 0)[0]:
     seen["rounds"] += 1
     with socket.socket() as one:
         seen["reached"] += one.connect_ex(("127.0.0.1", refused)) == 0
@@ -141,7 +142,7 @@ def probing(cgroup: Path, permitted: int, refused: int) -> Iterator[dict[str, in
             assert prober.stdout is not None
             assert prober.stdout.readline() == b"ready\n"
             yield seen
-            said, _ = prober.communicate(timeout=30)
+            said, _ = prober.communicate(timeout=120)
             seen.update(json.loads(said))
         finally:
             prober.kill()

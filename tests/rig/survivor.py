@@ -18,6 +18,7 @@ from agentwall.errors import ControlError, DaemonNotRunningError
 from agentwall.kernel import pins
 from bench.prober import Doors, Seen, waiting
 from rig.daemon import Daemon
+from rig.process import wait_until
 
 PHASES = ("one", "two")
 
@@ -43,13 +44,26 @@ def switching_policy(daemon: Daemon, doors: Doors, variant: int) -> None:
 
 def keys(daemon: Daemon, *names: str) -> dict[str, str]:
     """Return the keys of sandboxes as they are written down, by id."""
-    paths = (daemon.state / "sandboxes").glob("*.json")
-    written = [json.loads(path.read_text()) for path in paths]
-    found = {each["id"]: f"{each['key']:016x}" for each in written if each["id"] in names}
+    found: dict[str, str] = {}
+
+    def are_found() -> bool:
+        found.update({name: key for name, key in _written(daemon) if name in names})
+        return found.keys() == set(names)
+
+    # One that is written anew just now may be missing in a listing.
+    wait_until(are_found, what=f"records of {names}")
     pin_dir = pins.BPFFS / daemon.state.name / pins.LINKS
     for key in found.values():
         assert list(pin_dir.glob(f"{key}-*")), f"no pin of {key}"
     return found
+
+
+def _written(daemon: Daemon) -> Iterator[tuple[str, str]]:
+    for path in (daemon.state / "sandboxes").glob("*.json"):
+        # That of another sandbox, which has ended, may go just now.
+        with contextlib.suppress(FileNotFoundError):
+            record = json.loads(path.read_text())
+            yield record["id"], f"{record['key']:016x}"
 
 
 def standing(daemon: Daemon) -> dict[str, dict[str, object]]:
@@ -141,7 +155,6 @@ def kill_while_switching(daemon: Daemon, doors: Doors, sandbox: str, late: str) 
             asker.join()
         daemon.start()
         policy = daemon.wait_for_sandbox(cgroup)["policy"]
-        time.sleep(0.05)
         return Survived(switcher=switcher, late=prober.leave(), late_policy=policy)
 
 

@@ -30,9 +30,8 @@ TALK = """
 import json, socket, sys, time
 address, port, size, message = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 data, answer = bytes.fromhex(message), b""
-sock = socket.create_connection((address, port), timeout=5)
+sock = socket.create_connection((address, port), timeout=60)
 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-begin = time.monotonic()
 try:
     for at in range(0, len(data), size):
         sock.sendall(data[at : at + size])
@@ -41,7 +40,7 @@ try:
     told = "answered" if answer else "closed"
 except OSError as err:
     told = type(err).__name__
-print(json.dumps({"told": told, "ms": 1000 * (time.monotonic() - begin)}), flush=True)
+print(json.dumps({"told": told}), flush=True)
 """
 
 

@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Collection
 
 from rig.namespace import Namespace
 from rig.packet import Packet, parse_frame
@@ -46,21 +47,24 @@ class Tap:
             if address[2] != socket.PACKET_OUTGOING:
                 packets.append(parse_frame(frame))
 
-    def wait_for(self, needle: bytes, timeout_s: float) -> list[Packet]:
-        """Read until a payload holds *needle*; return all that was read.
+    def wait_for(self, needles: Collection[bytes], timeout_s: float) -> list[Packet]:
+        """Read until a payload holds each of *needles*; return all that was read.
 
         Raises:
-            TimeoutError: It did not come in *timeout_s*.
+            TimeoutError: One did not come in *timeout_s*.
         """
         packets: list[Packet] = []
+        missing = set(needles)
         deadline = time.monotonic() + timeout_s
         while True:
-            packets += self.read()
-            if any(needle in packet.payload for packet in packets):
+            fresh = self.read()
+            packets += fresh
+            missing -= {each for each in missing if any(each in one.payload for one in fresh)}
+            if not missing:
                 return packets
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise TimeoutError(f"tap: expected {needle!r} within {timeout_s:g} s, got nothing")
+                raise TimeoutError(f"tap: expected {missing} within {timeout_s:g} s, got nothing")
             select.select([self._socket], [], [], left_s)
 
     def ignore(self, address: str, port: int) -> None:

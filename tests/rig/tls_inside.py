@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rig.lab import Lab, lab
+from rig.patient import patient
 from rig.tls_clients import PYTHON, TlsClient
-from rig.tls_pool import PoolSession
 from rig.tls_programs import with_debian_share
 from rig.tls_service import NAME, Talk, TlsService, tls_service
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 900.0
 """A run that takes longer hangs."""
-CLIENT_S = 20
+CLIENT_S = 60
 """A client that takes longer hangs, and is ended."""
 # An end of the clock of events for each command: they are run one after the other.
 _DRIVER = f"""
@@ -42,15 +42,20 @@ for words in json.load(open(sys.argv[1])):
 """
 
 
-class SlowPool(PoolSession):
-    """A pool that takes its time to answer: so long its client is there to be looked at."""
+@dataclass(slots=True)
+class EventFile:
+    """The event file of the run that is on."""
 
-    def __call__(self, data: bytes) -> bytes:
-        """Return the pool's answers to *data*."""
-        answers = super().__call__(data)
-        if answers:
-            time.sleep(0.8)
-        return answers
+    path: Path | None = None
+
+    def tells_of_session(self, address: str) -> bool:
+        """Say whether it tells of a TLS session to *address*."""
+        if self.path is None or not self.path.exists():
+            return False
+        # The last line may be half there.
+        *lines, _ = self.path.read_text().split("\n")
+        events = (json.loads(line) for line in lines if address in line)
+        return any(each["kind"] == "tls" and _is_to(each, address) for each in events)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class Errand:
     rule: str = ""
     """More keys of the rule that permits it, such as ``inspect: wire``."""
     is_slow: bool = False
-    """The pool takes its time to answer; it is none of TLS in TLS."""
+    """The pool answers once it is told of the session; it is none of TLS in TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +130,14 @@ class Met:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """A lab with three pools: a quick one, one that takes its time, one of TLS in TLS."""
+    """A lab with three pools: a quick one, one that waits to be told of, one of TLS in TLS."""
 
     lab: Lab
     quick: TlsService
     slow: TlsService
     nested: TlsService
     directory: Path
+    events: EventFile
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def run(self, *commands: Sequence[str], policy: str, options: Sequence[str] = ()) -> Ran:
@@ -146,9 +152,10 @@ class Ground:
         rules, events, listed = (
             self.directory / f"{name}{number}" for name in ("policy", "events", "commands")
         )
+        self.events.path = events
         rules.write_text(f"version: 1\nname: inside\n{policy}")
         listed.write_text(json.dumps([list(map(str, each)) for each in commands]))
-        words = [sys.executable, "-m", "agentwall", "run", "--policy", str(rules)]
+        words = [*patient(), sys.executable, "-m", "agentwall", "run", "--policy", str(rules)]
         words += ["--events", str(events), *options]
         words += ["--", PYTHON, "-I", "-S", "-c", _DRIVER, str(listed)]
         done = self.lab.near.run(*with_debian_share(words), timeout_s=TIMEOUT_S)
@@ -174,16 +181,25 @@ class Ground:
         commands = [self._words(*each) for each in zip(errands, addresses, strict=True)]
         ran = self.run(*commands, policy=policy)
         talks = [talk for pool in pools for talk in pool.settle(0)]
-        met = [
-            Met(
-                errand=errand,
-                ended=ended,
-                sessions=[e for e in ran.of_kind("tls") if _is_to(e, address)],
-                detections=[e for e in ran.of_kind("detection") if _is_to(e, address)],
-                talks=[talk for talk in talks if talk.called == address],
+        met = []
+        for errand, ended, address in zip(errands, ran.commands, addresses, strict=True):
+            sessions = [each for each in ran.of_kind("tls") if _is_to(each, address)]
+            # NSS is handed text before it shakes hands: the flow is not known yet.
+            pids = {_pid(each) for each in sessions}
+            found = [
+                each
+                for each in ran.of_kind("detection")
+                if _is_to(each, address) or (each["remote"] is None and _pid(each) in pids)
+            ]
+            met.append(
+                Met(
+                    errand=errand,
+                    ended=ended,
+                    sessions=sessions,
+                    detections=found,
+                    talks=[talk for talk in talks if talk.called == address],
+                )
             )
-            for errand, ended, address in zip(errands, ran.commands, addresses, strict=True)
-        ]
         return ran, met
 
     def _words(self, errand: Errand, address: str) -> list[str]:
@@ -197,13 +213,20 @@ class Ground:
 @contextmanager
 def inside_ground(directory: Path) -> Iterator[Ground]:
     """Prepare such runs; *directory* is for their policies and events."""
+    events = EventFile()
+
+    def is_told_of(talk: Talk) -> bool:
+        return events.tells_of_session(talk.called)
+
     with (
         lab() as made,
         tls_service(made.far, "0.0.0.0") as quick,
-        tls_service(made.far, "0.0.0.0", session=SlowPool) as slow,
+        tls_service(made.far, "0.0.0.0", until=is_told_of) as slow,
         tls_service(made.far, "0.0.0.0", nested=True) as nested,
     ):
-        yield Ground(lab=made, quick=quick, slow=slow, nested=nested, directory=directory)
+        yield Ground(
+            lab=made, quick=quick, slow=slow, nested=nested, directory=directory, events=events
+        )
 
 
 def event_ns(event: dict[str, object]) -> int:
@@ -214,8 +237,8 @@ def event_ns(event: dict[str, object]) -> int:
 
 
 def _is_to(event: dict[str, object], address: str) -> bool:
-    if event["remote"] is not None:
-        return event["remote"]["address"] == address
-    # NSS is handed text before it shakes hands: the flow is not known yet.
-    words = (event["process"] or {}).get("argv") or []
-    return any(address in word.split(":") for word in words)
+    return event["remote"] is not None and event["remote"]["address"] == address
+
+
+def _pid(event: dict[str, object]) -> int:
+    return event["process"]["pid"]

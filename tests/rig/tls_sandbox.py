@@ -18,7 +18,7 @@ from rig.tls_benign import benign_requests
 from rig.tls_clients import PYTHON
 from rig.tls_web import Load, Run, ask_all, benign_server
 
-_END_S = 30.0
+_END_S = 120.0
 _DRIVER = """
 import json, subprocess, sys
 for line in sys.stdin:
@@ -49,6 +49,7 @@ def sandboxed(lab: Lab, policy: Path, events: Path, options: Sequence[str] = ())
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
+            start_new_session=True,
         )
         assert child.stdin is not None
         assert child.stdout is not None

@@ -28,6 +28,7 @@ NAME = "pool.example.com"
 """What the certificate is for, next to the address."""
 _CHUNK_BYTES = 1 << 16
 _RESET = struct.pack("ii", 1, 0)
+_HELD_S = 20.0
 # The types of RFC 8446 section 5.1.
 _APPLICATION_DATA = 23
 
@@ -130,7 +131,7 @@ class TlsService:
         """Forget the connections so far."""
         self.talks.clear()
 
-    def settle(self, connections: int = 1, timeout_s: float = 10.0) -> list[Talk]:
+    def settle(self, connections: int = 1, timeout_s: float = 60.0) -> list[Talk]:
         """Return the talks once there are *connections* and all of them have ended.
 
         Raises:
@@ -182,6 +183,7 @@ def tls_service(
     alpn: Sequence[str] = (),
     nested: bool = False,
     resets_after_bytes: float = math.inf,
+    until: Callable[[Talk], object] | None = None,
 ) -> Iterator[TlsService]:
     """Serve TLS at *address* (``0.0.0.0`` or ``::`` for all) and *port* (0 picks one).
 
@@ -196,6 +198,8 @@ def tls_service(
             what came out of the outer one.
         resets_after_bytes: A connection is reset once so much text of it has arrived; with 0 it
             is reset as soon as the handshake is done.
+        until: Text is answered once this holds: so long the client is there, to be looked at. It
+            is not waited for for ever.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = namespace.socket(family, socket.SOCK_STREAM)
@@ -214,7 +218,7 @@ def tls_service(
             talk.session = session()
             inner = TlsLayer(context, talk.session) if nested else talk.session
             layer = TlsLayer(context, inner, talk)
-            _converse(connection, talk, layer, resets_after_bytes)
+            _converse(connection, talk, layer, resets_after_bytes, until)
 
         threads.serve(listener, converse)
         try:
@@ -278,7 +282,11 @@ class _Threads:
 
 
 def _converse(
-    connection: socket.socket, talk: Talk, layer: TlsLayer, resets_after_bytes: float
+    connection: socket.socket,
+    talk: Talk,
+    layer: TlsLayer,
+    resets_after_bytes: float,
+    until: Callable[[Talk], object] | None,
 ) -> None:
     counter = _Records(talk)
     try:
@@ -288,6 +296,8 @@ def _converse(
             if talk.version and len(talk.text) >= resets_after_bytes:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 break
+            if answer and talk.text and until:
+                _hold(talk, until)
             if answer:
                 connection.sendall(answer)
     except ssl.SSLError as err:
@@ -298,6 +308,12 @@ def _converse(
         talk.end = "reset"
     else:
         talk.end = "closed"
+
+
+def _hold(talk: Talk, until: Callable[[Talk], object]) -> None:
+    # If it never holds, whoever asks for what was to come says so.
+    with suppress(TimeoutError):
+        wait_until(lambda: until(talk), what="leave to answer", timeout_s=_HELD_S)
 
 
 class _Records:

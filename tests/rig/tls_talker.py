@@ -17,8 +17,10 @@ from rig.tls_programs import with_libraries
 
 MINING = '{"id": 1, "method": "mining.subscribe", "params": ["test/1.0"]}\n'
 CHAT = '{"id": 9, "method": "hello"}\n'
-TIMEOUT_S = 1.5
-"""For an answer of the server."""
+PATIENCE_S = 60.0
+"""For an answer of the server, or the end of the connection: it comes, sooner or later."""
+SILENCE_S = 1.5
+"""After which nothing is going to come of what was not sent."""
 
 # A line in, a line out: what came of it.
 _SCRIPT = """
@@ -33,10 +35,11 @@ for line in sys.stdin:
         if word == "connect":
             plain = socket.create_connection(("127.0.0.1", int(rest)))
             one = context.wrap_socket(plain)
-            one.settimeout(%r)
             print("connected", flush=True)
         else:
-            one.sendall((rest + "\\n").encode())
+            patience, _, text = rest.partition(" ")
+            one.settimeout(float(patience))
+            one.sendall((text + "\\n").encode())
             print("answered" if one.recv(65536) else "ended", flush=True)
     except TimeoutError:
         print("silence", flush=True)
@@ -63,9 +66,14 @@ class Talker:
         """Begin a TLS session; return ``connected``, or ``broken`` and why."""
         return self._do(f"connect {port}")
 
-    def say(self, text: str) -> str:
-        """Say a line; return ``answered``, ``ended``, ``silence``, or ``broken`` and why."""
-        return self._do(f"say {text.rstrip()}")
+    def say(self, text: str, patience_s: float = PATIENCE_S) -> str:
+        """Say a line; return ``answered``, ``ended``, ``silence``, or ``broken`` and why.
+
+        Args:
+            text: Of the line.
+            patience_s: After which it is silence; :data:`SILENCE_S` where nothing is to come.
+        """
+        return self._do(f"say {patience_s} {text.rstrip()}")
 
     def library(self, name: str = "libssl") -> Mapping:
         """Return its mapping of a library."""
@@ -106,7 +114,7 @@ def talking(
         libraries: Of :func:`rig.tls_programs.copy_libraries`.
         port: Of the server it is connected to when the block begins; None: of none.
     """
-    command = with_libraries(libraries, [PYTHON, "-I", "-S", "-c", _SCRIPT % TIMEOUT_S])
+    command = with_libraries(libraries, [PYTHON, "-I", "-S", "-c", _SCRIPT])
     child = subprocess.Popen(
         in_cgroup(cgroup, *namespace.command(*command)),
         stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 from rig.cgroup import temp_cgroup
 from rig.enclosure import Enclosure, enclosure
 from rig.ground import Ground, ground
-from rig.puppet import Puppet, puppet
+from rig.puppet import PATIENCE_S, Puppet, puppet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class Workbench:
 
     @contextmanager
     def puppet(self) -> Iterator[Puppet]:
-        """Start a puppet in the cgroup."""
-        with puppet(self.ground.near, self.cgroup) as actor:
+        """Start a patient puppet in the cgroup."""
+        with puppet(self.ground.near, self.cgroup, timeout_s=PATIENCE_S) as actor:
             yield actor
 
 

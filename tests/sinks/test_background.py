@@ -20,6 +20,8 @@ from agentwall.sinks.eventlog import read_log
 from agentwall.sinks.jsonl import EventLog, open_event_file
 from agentwall.sinks.rotating import RotatingLog
 
+WAIT_S = 60.0
+
 
 def read(path):
     with path.open("rb") as stream:
@@ -36,14 +38,10 @@ def test_everything_arrives_in_order(tmp_path):
     for number in range(100):
         background.write(flow(errno=number + 1))
     background.flush()
-    deadline = time.monotonic() + 10
-    while log.written < 100 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    flushed = log.written
+    wait_until(lambda: log.written == 100, what="what was flushed")
     background.write(flow(errno=101))
-    background.close()
+    background.close(WAIT_S)
 
-    assert flushed == 100
     assert [record.errno for record in read(tmp_path / "e.jsonl")] == list(range(1, 102))
     assert background.lost == 0
     assert told == [(flow(), "o-1")]
@@ -53,23 +51,21 @@ def test_a_medium_that_hangs():
     """A pipe that nobody reads holds nobody up; what had no room is told where it is missing."""
     reading, writing = os.pipe()
     background = Background(EventLog(writing, "d1"), limit=50)
-    begin = time.monotonic()
     for number in range(1000):
         background.write(flow(errno=number + 1))
         background.flush()
         if number % 100 == 0:
             time.sleep(0.001)
-    took_s = time.monotonic() - begin
+    # It comes here though nobody has read, and the pipe has long been full.
     lost = background.lost
     text = b""
     with os.fdopen(reading, "rb", buffering=0) as stream:
         while text.count(b'"kind":"flow"') < 1000 - lost:
             text += stream.read(1 << 16)
         background.write(flow(errno=9999))
-        background.close()
+        background.close(WAIT_S)
         text += stream.read()
 
-    assert took_s < 5
     assert lost > 100
     assert text.count(b'"kind":"flow"') == 1000 - lost + 1
     gaps = re.findall(f'"where":"{GAP_WHERE}","lost":([0-9]+)'.encode(), text)
@@ -82,14 +78,13 @@ def test_closing_does_not_wait_for_ever():
     background = Background(EventLog(writing, "d1"), limit=5000)
     for _ in range(1000):
         background.write(flow())
-    begin = time.monotonic()
     background.close(0.2)
-    took_s = time.monotonic() - begin
+    is_stuck = background._thread.is_alive()
     # The reader's end closes here, and the thread gets on.
     os.close(reading)
-    background._thread.join(10)
+    background._thread.join(WAIT_S)
 
-    assert took_s < 5
+    assert is_stuck
     assert not background._thread.is_alive()
 
 
@@ -114,7 +109,7 @@ def test_what_the_log_tells_comes_back(tmp_path):
     later.append(background)
     background.write(flow())
     background.write(flow(errno=2))
-    background.close()
+    background.close(WAIT_S)
 
     assert list(background.told()) == [(flow(), "d1-1"), (flow(errno=2), "d1-2")]
     assert list(background.told()) == []
@@ -134,6 +129,8 @@ def test_at_rest(monkeypatch):
         def close(self):
             pass
 
+    # However long the calls take, a second that passes meanwhile would be another look.
+    monkeypatch.setattr(module, "_IDLE_S", 3600.0)
     background = Background(Counting())
     background.flush()
     wait_until(lambda: flushed == ["flush"], what="the first look")
@@ -142,12 +139,9 @@ def test_at_rest(monkeypatch):
     monkeypatch.setattr(module, "_IDLE_S", 0.0)
     background.write(flow())
     background.flush()
-    wait_until(lambda: flushed[-2:] == ["write", "flush"], what="what waits")
-    at_rest = flushed.index("write")
+    wait_until(lambda: flushed[1:] == ["write", "flush"], what="what waits, and nothing before it")
     background.flush()
-    wait_until(lambda: len(flushed) > at_rest + 2, what="another look")
-    background.close()
+    wait_until(lambda: flushed[3:] == ["flush"], what="another look")
+    background.close(WAIT_S)
 
-    # A second may have passed.
-    assert at_rest < 10
     assert flushed.count("write") == 1

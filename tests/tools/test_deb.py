@@ -218,7 +218,7 @@ def test_daemon_on_the_terms_of_the_unit(host, deb, tmp_path):
             said += [until(manager, "RELOADING=1"), until(manager, "READY=1")]
             daemon.terminate()
             said.append(until(manager, "STOPPING=1"))
-            code = daemon.wait(30)
+            code = daemon.wait(60)
         finally:
             daemon.kill()
             daemon.wait()

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 
-from techniques.plan import TIMEOUT_S, Plan
+from techniques.plan import Plan
 from techniques.tcp import MSG_FASTOPEN
 from techniques.udp import UDP_SEGMENT
 
@@ -18,6 +18,8 @@ ZONE = "names.example.com"
 """Every name one label below it is permitted."""
 REFUSED = "evil.example"
 RECURSE = 0x0100
+RETRANSMISSION_S = 0.6
+"""By then TCP has sent once more what was not acknowledged."""
 EDNS_LOCAL = 65001  # RFC 6891 section 9: local use
 
 
@@ -206,7 +208,7 @@ def unfinished(plan: Plan, to: str = "resolver") -> None:
         sock.connect(plan.place(to).address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.sendall(b"\xff\xff" + plan.marker)
-        time.sleep(TIMEOUT_S)
+        time.sleep(RETRANSMISSION_S)
 
 
 def learn_and_connect(

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from techniques.dns import ZONE, A, header, pack, question
-from techniques.plan import TIMEOUT_S, Plan
+from techniques.plan import Plan
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
@@ -80,6 +80,7 @@ def _ask_and_hear(plan: Plan, speak: Callable[[bytes, tuple[str, int]], None]) -
     """Ask, let *speak* forge the answer to the asking address, and say whether it was heard."""
     asked = header(int.from_bytes(os.urandom(2), "big")) + question(NAME)
     with suppress(OSError), plan.open("resolver", socket.SOCK_DGRAM) as client:
+        client.settimeout(plan.silence_s)
         client.connect(plan.place("resolver").address)
         with suppress(PermissionError):
             client.send(asked)
@@ -136,7 +137,7 @@ def _in_outside(plan: Plan, server: str) -> socket.socket:
     (Path(plan.outside) / "cgroup.procs").write_text("0")
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind((server, 53))
-    listener.settimeout(TIMEOUT_S)
+    listener.settimeout(plan.silence_s)
     (Path(plan.cgroup) / "cgroup.procs").write_text("0")
     return listener
 

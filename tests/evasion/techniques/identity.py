@@ -96,10 +96,12 @@ def unshared_netns(plan: Plan, to: str) -> None:
     _call("unshare", CLONE_NEWNET)
     host = plan.place(to).host
     far = f"nsenter --net={plan.far_netns}"
+    # The kernel takes its time to remove what an attempt before has left there.
+    peer = f"own{plan.marker[-10:].decode()}"
     script = (
-        f"ip link add own0 type veth peer name own1 netns {Path(plan.far_netns).name} && "
-        f"ip link set own0 up && ip link set lo up && {far} ip link set own1 up && "
-        f"ip address add 10.98.0.1/24 dev own0 && {far} ip address add {host}/24 dev own1"
+        f"ip link add own0 type veth peer name {peer} netns {Path(plan.far_netns).name} && "
+        f"ip link set own0 up && ip link set lo up && {far} ip link set {peer} up && "
+        f"ip address add 10.98.0.1/24 dev own0 && {far} ip address add {host}/24 dev {peer}"
     )
     subprocess.run(["sh", "-c", script], check=True)
     tcp.connect(plan, to)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 
-from techniques.plan import TIMEOUT_S, Plan
+from techniques.plan import Plan
 
 
 def accepted(plan: Plan, local_port: int, family: int, bound: bool = True) -> None:
@@ -14,7 +14,7 @@ def accepted(plan: Plan, local_port: int, family: int, bound: bool = True) -> No
     With ``bound`` false, listen() chooses the port itself and bind() is never called.
     """
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.settimeout(TIMEOUT_S)
+        listener.settimeout(plan.timeout_s)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if bound:
             listener.bind(("", local_port))
@@ -24,7 +24,7 @@ def accepted(plan: Plan, local_port: int, family: int, bound: bool = True) -> No
         connection, _ = listener.accept()
         with connection:
             connection.sendall(plan.marker)
-            connection.settimeout(TIMEOUT_S)
+            connection.settimeout(plan.timeout_s)
             connection.recv(64)
 
 
@@ -43,7 +43,7 @@ def simultaneous_open(plan: Plan, to: str, local_port: int) -> None:
 def datagram_answered(plan: Plan, local_port: int) -> None:
     """Wait for a datagram from the harness and answer it with the payload."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(TIMEOUT_S)
+        sock.settimeout(plan.timeout_s)
         sock.bind(("", local_port))
         print(f"port {local_port}", flush=True)
         plan.pause()

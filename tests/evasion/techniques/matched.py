@@ -34,7 +34,6 @@ HELLO_BYTES = 148
 JUNK_DATAGRAMS = 16
 SEGMENTS = 4
 ATTEMPTS = 20
-RETRANSMISSION_S = 4
 HEAD, REST = b'{"id": 1, "method": "min', b'ing.subscribe", "params": ["'
 
 
@@ -215,8 +214,6 @@ def repaired(plan: Plan, to: str) -> None:
             sock.setsockopt(tcp, TCP_REPAIR_QUEUE, queue)
             sequences[queue] = sock.getsockopt(tcp, TCP_QUEUE_SEQ) & 0xFFFFFFFF
     with plan.open(to, socket.SOCK_STREAM) as sock:
-        timeout = struct.pack("ll", RETRANSMISSION_S, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         sock.setsockopt(tcp, TCP_REPAIR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(own)

@@ -7,7 +7,6 @@ import mmap
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable
 
 from techniques.dns import ZONE, header, lend, question
@@ -35,8 +34,6 @@ HYBRID_SHARE = 1216
 
 WHOLE = 1 << 16
 RECEIVED, SENT = 1, 2  # queues of TCP_REPAIR
-RETRANSMISSION_S = 3.5
-"""Without a round trip that was measured TCP waits 3 s before it sends again."""
 
 
 def evil(marker: bytes) -> bytes:
@@ -211,7 +208,10 @@ def _send(sock: socket.socket, data: bytes, piece: int = WHOLE) -> None:
         sock.sendall(data[at : at + piece])
         left = len(data[at : at + piece])
         while left > 0:
-            left -= len(sock.recv(left))
+            heard = sock.recv(left)
+            if not heard:
+                raise ConnectionError("the peer hung up")
+            left -= len(heard)
 
 
 def _deliver(
@@ -347,7 +347,6 @@ def repaired(plan: Plan, shape: str, to: str = "named") -> None:
         sock.setsockopt(tcp, TCP_REPAIR, TCP_REPAIR_OFF_NO_WINDOW_PROBE)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.sendall(b"x\n")
-        time.sleep(RETRANSMISSION_S)
         sock.recv(4096)
 
 

@@ -8,9 +8,6 @@ import struct
 import sys
 from dataclasses import dataclass
 
-TIMEOUT_S = 0.6
-"""How long a technique waits for a peer that may never answer."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -61,15 +58,19 @@ class Plan:
     """Path of the far network namespace, for techniques that keep SYS_ADMIN."""
     side_netns: str
     """Path of another namespace with a road of its own to the far side."""
+    timeout_s: float
+    """How long to wait for what comes, unless the wall has it not: then SIGALRM says so."""
+    silence_s: float
+    """How long to wait for what the wall may keep back without anybody's being told."""
 
     def place(self, role: str) -> Place:
         """Return the destination that plays *role*."""
         return self.places[role]
 
     def open(self, role: str, kind: int, protocol: int = 0) -> socket.socket:
-        """Return a blocking socket of the family of *role* that gives up after TIMEOUT_S."""
+        """Return a blocking socket of the family of *role* with :attr:`timeout_s` for each call."""
         sock = socket.socket(self.place(role).family, kind, protocol)
-        timeout = struct.pack("ll", 0, int(TIMEOUT_S * 1e6))
+        timeout = struct.pack("ll", *divmod(int(self.timeout_s * 1e6), 1_000_000))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         return sock

@@ -45,7 +45,7 @@ def disconnect(sock: socket.socket) -> None:
 def nonblocking(plan: Plan, to: str) -> None:
     """Start a connection without waiting, then send once the socket is writable."""
     with socket.socket(plan.place(to).family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(0.6)
+        sock.settimeout(plan.timeout_s)
         sock.connect(plan.place(to).address)
         sock.sendall(plan.marker)
 

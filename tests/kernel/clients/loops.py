@@ -17,7 +17,7 @@ from collections import Counter
 def reach(address: str, port: int) -> str:
     """Connect once; return the error's name or ``connected``."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.settimeout(5.0)
+        sock.settimeout(60.0)
         try:
             sock.connect((address, port))
         except OSError as err:
