@@ -13,15 +13,15 @@ import contextlib
 import logging
 import select
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from agentwall.daemon.config import TlsSettings
-from agentwall.daemon.inside_state import InsideState, ProbedLibrary, SandboxReadings, TlsUse
+from agentwall.daemon.inside_state import InsideState, KeptUp, SandboxReadings, TlsUse
 from agentwall.daemon.looks import Looks
 from agentwall.daemon.preparations import Then
-from agentwall.daemon.probed import probed_libraries, with_counts
+from agentwall.daemon.probed import probed_libraries, with_counts, with_probed
 from agentwall.daemon.provision import Provision
 from agentwall.daemon.side_thread import SideThread
 from agentwall.daemon.speakers import Speakers, Told
@@ -308,35 +308,34 @@ class Inside:
         mapped = self._mapped.read(_AT_ONCE)
         self._speakers.see(mapped={each.pid for each in mapped}, ended=self._mapped.ended())
 
-    def _keep_up(self) -> tuple[tuple[ProbedLibrary, ...], set[Hashable], set[int]]:
-        finder = self._finder
+    def _keep_up(self) -> KeptUp:
+        finder, mapped = self._finder, self._mapped
         assert finder is not None
         try:
             self._wall.plain.sweep(living)
         except KernelError as err:
             logger.warning("inside TLS: connections of ended processes not forgotten: %s", err)
         finder.attached.expire(time.monotonic())
-        libraries = probed_libraries(finder.attached, self._clock_offset_ns)
-        return libraries, finder.attached.take_changed(), living()
+        there = living()
+        return KeptUp(
+            libraries=probed_libraries(finder.attached, self._clock_offset_ns),
+            changed=finder.attached.take_changed(),
+            there=there,
+            missed=self._speakers.missed(mapped.lost if mapped is not None else 0, there),
+        )
 
-    def _kept_up(self, found: tuple[tuple[ProbedLibrary, ...], set[Hashable], set[int]]) -> None:
+    def _kept_up(self, found: KeptUp) -> None:
         assert self._finder is not None
-        libraries, changed, there = found
         for _ in range(_CLOSED_EACH_TIME if self._finder.attached.close_some(0) else 0):
             self._thread.run(self._finder.attached.close_some, may_wait=True)
         self._is_upkept = True
-        self._speakers.see_who_is_gone(there)
-        self._speakers.look_again(changed)
+        self._speakers.see_who_is_gone(found.there)
+        self._speakers.look_again(found.changed)
+        self._speakers.see(mapped=found.missed)
         if displaced := self._finder.attached.displaced - self._state.displaced:
             what = "inside TLS: libraries gave way to those of sandboxes with fewer: %d of %d"
             logger.warning(what, displaced, self._state.max_libraries)
-        self._state = replace(
-            self._state,
-            libraries=libraries,
-            over_limit=self._finder.attached.refused_limit,
-            displaced=self._finder.attached.displaced,
-            unreadable=self._finder.unreadable,
-        )
+        self._state = with_probed(self._state, found.libraries, self._finder)
 
     def _keep_up_failed(self) -> None:
         self._is_upkept = True

@@ -8,7 +8,7 @@ them into documents. No input or output here.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -81,6 +81,19 @@ class InsideState:
     """Of a library, that were begun."""
     joined: int = 0
     """Of these, whose flow is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptUp:
+    """What a round of upkeep has found."""
+
+    libraries: tuple[ProbedLibrary, ...]
+    changed: set[Hashable]
+    """Whose files were displaced, or probed after they had waited."""
+    there: set[int]
+    """All processes of the host."""
+    missed: set[int]
+    """Those of sandboxes, where one may have mapped something and nobody was told; else none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from agentwall.daemon.inside_state import InsideState, ProbedLibrary
 from agentwall.flow.tls import HelloSeen, TlsLibrary, TlsReading, Unread
 from agentwall.kernel.plain import PlainCounts
 from agentwall.probes.attached import Attached
+from agentwall.probes.finding import Finder
 
 
 def probed_libraries(attached: Attached, clock_offset_ns: int) -> tuple[ProbedLibrary, ...]:
@@ -34,6 +35,19 @@ def probed_libraries(attached: Attached, clock_offset_ns: int) -> tuple[ProbedLi
             )
         )
     return tuple(found)
+
+
+def with_probed(
+    state: InsideState, libraries: tuple[ProbedLibrary, ...], finder: Finder
+) -> InsideState:
+    """Return *state* with what is probed, and how much could not be."""
+    return replace(
+        state,
+        libraries=libraries,
+        over_limit=finder.attached.refused_limit,
+        displaced=finder.attached.displaced,
+        unreadable=finder.unreadable,
+    )
 
 
 def with_counts(state: InsideState, counts: PlainCounts) -> InsideState:

@@ -51,6 +51,7 @@ class Speakers:
         self._sandboxes: dict[SandboxKey, int] = {}
         self._early: dict[SandboxKey, dict[int, None]] | None = {}
         self._starts: list[Callable[[Looks], None]] = []
+        self._lost = 0
 
     def begin(self, looks: Looks) -> None:
         """Look at whoever was to be, and from now on at once."""
@@ -118,7 +119,24 @@ class Speakers:
         if self._looks is not None:
             self._looks.release(key)
 
-    def see(self, *, mapped: Collection[int], ended: Collection[int]) -> None:
+    def missed(self, lost: int, there: Iterable[int]) -> set[int]:
+        """Return which processes to look at because something may have been mapped unseen.
+
+        For the thread that looks: it asks for the cgroup of each.
+
+        Args:
+            lost: How many records of mappings were lost so far.
+            there: All processes of the host.
+
+        Returns:
+            Those of sandboxes, or none where no more were lost than the last time.
+        """
+        if lost == self._lost:
+            return set()
+        self._lost = lost
+        return {pid for pid in there if self._sandbox_of(pid) is not None}
+
+    def see(self, *, mapped: Collection[int], ended: Collection[int] = ()) -> None:
         """Take which processes have mapped a library, and which have ended."""
         if not (mapped or ended):
             return
