@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentwall.cli import failures
-from agentwall.cli.control import console
+from agentwall.cli.control import console, show
 from agentwall.cli.signature_captures import search_captures
 from agentwall.detect.signature import Indicators, Signature, SignatureSet
 from agentwall.detect.signature_check import Checked, check_signatures, check_together
@@ -38,7 +38,6 @@ _COLUMNS = (
     *("id", "class", "dialect", "protocol", "direction", "confidence", "maturity"),
     "by default",
 )
-_HEADINGS = {column: column for column in _COLUMNS}
 _SPARED = ("direction", "protocol", "class", "maturity", "confidence", "dialect")
 """Columns that a terminal too narrow for all goes without, one after the other."""
 _GAP = 3
@@ -143,18 +142,14 @@ def _print_table(signatures: Sequence[Signature], indicators: Sequence[Indicator
         for each in signatures
     ]
     rows += [_row(names, "name", "client", names.dated) for names in indicators]
-    screen = console()
-    columns = _fitting(rows, screen.width)
+    columns = _fitting(rows, console().width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in rows:
         *described, response = (row[column] for column in columns)
         table.add_row(*map(Text, described), Text(response, style=_STYLES[response]))
-    with screen.capture() as captured:
-        screen.print(table)
-    # Cells are filled up with blanks, which nobody needs at the end of a line.
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    show([table])
     listed = sum(len(each.names) for each in indicators)
     click.echo(f"{len(signatures)} signatures, {listed} names in {len(indicators)} lists")
     if left_out := [column for column in _COLUMNS if column not in columns]:
@@ -173,9 +168,7 @@ def _fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
     """Return the columns that go side by side into *width* whole; the first and the last always."""
     columns = list(_COLUMNS)
     for spared in _SPARED:
-        widest = (
-            max(len(each[column]) for each in ({column: column}, *rows)) for column in columns
-        )
+        widest = (max(map(len, (name, *(row[name] for row in rows)))) for name in columns)
         if sum(widest) + _GAP * (len(columns) - 1) <= width:
             break
         columns.remove(spared)

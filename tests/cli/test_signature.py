@@ -78,8 +78,9 @@ def test_ls_is_whole_in_a_pipe(capsys):
 )
 def test_ls_in_a_terminal(capsys, monkeypatch, width, left_out):
     """No cell is cut: a narrow terminal goes without columns, and is told which."""
-    command = importlib.import_module("agentwall.cli.signature")
-    monkeypatch.setattr(command, "console", lambda: make_console(sys.stdout, width=width))
+    for module in ("agentwall.cli.signature", "agentwall.cli.control"):
+        command = importlib.import_module(module)
+        monkeypatch.setattr(command, "console", lambda: make_console(sys.stdout, width=width))
     code, out, _ = _run(capsys, "signature", "ls", "--signatures", str(SHIPPED))
     heading, _, *rows = out.splitlines()
     told = [row for row in rows if row.startswith("left out")]

@@ -11,7 +11,13 @@ import threading
 import pytest
 from rig.cgroup import in_cgroup
 from rig.descriptors import descriptors
-from rig.inside_ground import LONG_S, Ground, hanging, inside_ground, reading_inside
+from rig.inside_ground import (
+    LONG_S,
+    Ground,
+    ground_that_reads,
+    hanging,
+    reading_inside,
+)
 from rig.namespace import temp_netns
 from rig.objects import program
 from rig.probed import build
@@ -25,7 +31,6 @@ from agentwall.daemon.inside_state import TlsUse
 from agentwall.errors import ProbesRefusedError
 from agentwall.flow.tls import TlsLibrary, TlsReading, Unread
 from agentwall.kernel.pins import list_pins
-from agentwall.probes import compiling
 from agentwall.probes.compiling import Compilation
 
 pytestmark = pytest.mark.kernel
@@ -53,11 +58,7 @@ int main(int argc, char **argv)
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     """A sandbox whose TLS is read."""
-    if reason := compiling.why_not():
-        pytest.skip(reason)
-    with inside_ground(tmp_path_factory.mktemp("inside")) as made:
-        made.inside.start()
-        made.inside.wait()
+    with ground_that_reads(tmp_path_factory.mktemp("inside")) as made:
         yield made
 
 
@@ -365,10 +366,8 @@ def test_closed_while_it_hangs(parts, tmp_path):
     """It ends, and takes its probes off, though the thread does not come back."""
     library = parts.copy(tmp_path / "libssl.so")
     # Of its own: what hangs keeps what it uses.
-    with inside_ground(tmp_path) as made:
+    with ground_that_reads(tmp_path) as made:
         place = made.enclosure.pin_dir
-        made.inside.start()
-        made.inside.wait()
         with made.running(parts.caller, library) as one:
             made.go_on(lambda: made.reading_of(one.pid))
             made.settle()

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from rig.inside_ground import Ground, inside_ground
+from rig.inside_ground import Ground, ground_that_reads
 from rig.probed import build
 
-from agentwall.probes import compiling
 from agentwall.probes.mapped import Mapped, MappedFiles
 
 pytestmark = pytest.mark.kernel
@@ -16,11 +15,7 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     """A sandbox whose TLS is read."""
-    if reason := compiling.why_not():
-        pytest.skip(reason)
-    with inside_ground(tmp_path_factory.mktemp("lost")) as made:
-        made.inside.start()
-        made.inside.wait()
+    with ground_that_reads(tmp_path_factory.mktemp("lost")) as made:
         yield made
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from rig.inside_ground import inside_ground
+from rig.inside_ground import ground_that_reads
 from rig.probed import build, calling
 
 from agentwall.flow.record import SandboxKey
 from agentwall.flow.tls import Unread
-from agentwall.probes import compiling
 
 pytestmark = pytest.mark.kernel
 
@@ -21,12 +20,8 @@ OTHER = SandboxKey(4242)
 
 def test_the_other_one_is_read(tmp_path):
     """Its library is probed in place of one of the greedy one's, whose process is told unread."""
-    if reason := compiling.why_not():
-        pytest.skip(reason)
     parts = build(tmp_path)
-    with inside_ground(tmp_path) as ground, ExitStack() as stack:
-        ground.inside.start()
-        ground.inside.wait()
+    with ground_that_reads(tmp_path) as ground, ExitStack() as stack:
         attached = ground.inside._finder.attached
         attached.max_libraries = MAX
         # What is installed here is probed beforehand, and goes when there is need.

@@ -27,6 +27,7 @@ from agentwall.host.cgroup import path_of
 from agentwall.host.identity import resolve_identity
 from agentwall.host.process import living
 from agentwall.policy.load import load_policy
+from agentwall.probes import compiling
 from agentwall.probes.mapped import MappedFiles
 from rig.cgroup import in_cgroup
 from rig.process import stop
@@ -177,6 +178,17 @@ def inside_ground(directory: Path) -> Iterator[Ground]:
             yield ground
     finally:
         enclosure.remove()
+
+
+@contextmanager
+def ground_that_reads(directory: Path) -> Iterator[Ground]:
+    """Put a sandbox behind a wall, whose TLS is read; skip the test where it cannot be."""
+    if reason := compiling.why_not():
+        pytest.skip(reason)
+    with inside_ground(directory) as ground:
+        ground.inside.start()
+        ground.inside.wait()
+        yield ground
 
 
 @contextmanager
