@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rig.process import wait_until
 
 from agentwall.daemon import run
 from agentwall.daemon.inside_state import TlsUse
@@ -156,10 +157,22 @@ def test_events_cannot_be_forged(make_request, console, tmp_path):
     assert outcome.problems == ()
 
 
+def newest_link() -> int:
+    """Return the highest id of a link; bpftool fails where one of others' goes as it lists them."""
+    listed: list[str] = []
+
+    def is_listed() -> bool:
+        done = subprocess.run(["bpftool", "-j", "link"], capture_output=True, text=True)
+        listed.append(done.stdout)
+        return done.returncode == 0
+
+    wait_until(is_listed, what="a list of all links")
+    return max((link["id"] for link in json.loads(listed[-1] or "[]")), default=0)
+
+
 def test_pins_and_records_out_of_reach(make_request, console, tmp_path):
     """uid 0 inside sees neither pins nor records, on any bpffs, and cannot detach a link."""
-    shown = subprocess.run(["bpftool", "-j", "link"], capture_output=True, check=True).stdout
-    last = max((link["id"] for link in json.loads(shown or "[]")), default=0)
+    last = newest_link()
     script = (
         "find /run/agentwall /sys/fs/bpf /var/lib/agentwall -mindepth 1 2>/dev/null; "
         # The wall's links have the next ids that the kernel gives out.
