@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from agentwall.daemon import former_probes
 from agentwall.daemon.config import TlsSettings
 from agentwall.daemon.inside_state import InsideState, KeptUp, SandboxReadings, TlsUse
 from agentwall.daemon.looks import Looks
@@ -36,12 +37,9 @@ from agentwall.probes.finding import Finder
 from agentwall.probes.loading import Programs
 from agentwall.probes.mapped import MappedFiles
 from agentwall.probes.starting import Start
-from agentwall.probes.uprobes import remove_pinned
 
 logger = logging.getLogger(__name__)
 
-PINS = "probes"
-"""The directory of the probes' pins, below the wall's; each daemon has one of its own in it."""
 _AT_ONCE = 256
 """Mappings taken at a time."""
 _UPKEEP_S = 5.0
@@ -109,7 +107,7 @@ class Inside:
         self.is_begun = True
         self._on(self._thread.fileno(), self._thread.step)
         if self._settings.inspect is TlsUse.OFF:
-            self._remove(self._former())
+            former_probes.take_off(former_probes.directories(self._place), self._thread)
             return
         try:
             self._wall.plain.open()
@@ -189,8 +187,8 @@ class Inside:
         Raises:
             KernelError: Probes cannot be pinned.
         """
-        former = self._former()
-        own = self._place / PINS / str(time.monotonic_ns())
+        former = former_probes.directories(self._place)
+        own = self._place / former_probes.PINS / str(time.monotonic_ns())
         try:
             own.parent.mkdir(mode=0o700, exist_ok=True)
             attached = Attached(programs.fds, max_libraries=self._settings.max_libraries, pins=own)
@@ -204,20 +202,10 @@ class Inside:
         self._speakers.begin(Looks(self._thread, self._finder))
         # An earlier daemon's probes go when the new ones are there: until then each call that both
         # see is counted once.
-        self._remove(former)
-
-    def _former(self) -> list[Path]:
-        try:
-            return [each for each in (self._place / PINS).iterdir() if each.is_dir()]
-        except OSError:
-            return []
-
-    def _remove(self, former: list[Path]) -> None:
-        for each in former:
-            self._thread.run(lambda each=each: remove_pinned(each))  # type: ignore[misc]
+        former_probes.take_off(former, self._thread)
 
     def _refuse(self, why: str) -> None:
-        if self._former():
+        if former_probes.directories(self._place):
             # Better than nothing, and nobody could put them back.
             why = f"{why}; what an earlier daemon probed is read on"
         self._state = replace(self._state, state="refused", reason=why)
@@ -249,9 +237,7 @@ class Inside:
             else:
                 self._finder.attached.close()
         elif self._finder is not None and not keep:
-            for each in self._former():
-                with contextlib.suppress(KernelError):
-                    remove_pinned(each)
+            former_probes.remove(self._place)
         if self._mapped is not None:
             self._mapped.close()
         if self._programs is not None and has_ended:

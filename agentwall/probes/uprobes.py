@@ -228,6 +228,38 @@ def remove_pinned(directory: Path) -> int:
         KernelError: A pin or the directory cannot be removed.
     """
     paths = pinned(directory)
+    _unpin(paths, directory)
+    return len(paths)
+
+
+def take_over_pinned(directory: Path) -> list[Probe]:
+    """Remove the pins in *directory*, and it, but hold the probes: to be closed one at a time.
+
+    What cannot be opened is taken off as by :func:`remove_pinned`.
+
+    Raises:
+        KernelError: A pin or the directory cannot be removed.
+    """
+    paths = pinned(directory)
+    probes = []
+    for path in paths:
+        with contextlib.suppress(KernelError):
+            probes.append(Probe(_get(path), is_link=True))
+    try:
+        _unpin(paths, directory)
+    except KernelError:
+        for probe in probes:
+            probe.keep()
+        raise
+    return probes
+
+
+def _get(pin: Path) -> int:
+    name = ctypes.create_string_buffer(os.fsencode(pin))
+    return perf.bpf(_OBJ_GET, _Object(ctypes.addressof(name), 0, 0), f"{pin}: open")
+
+
+def _unpin(paths: list[Path], directory: Path) -> None:
     try:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -235,7 +267,6 @@ def remove_pinned(directory: Path) -> int:
             directory.rmdir()
     except OSError as err:
         raise perf.failure(err.errno or errno.EIO, f"{directory}: remove probes") from err
-    return len(paths)
 
 
 def why_not() -> str | None:

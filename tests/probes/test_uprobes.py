@@ -156,6 +156,60 @@ def test_pin_and_descriptor(parts, counted, library, opened, pins):
     assert uprobes.pinned(pins) == []
 
 
+def test_taken_over(parts, counted, library, opened, pins):
+    """Probes of a process that has ended count until each is closed, and have no pins meanwhile."""
+    if counted.by_cookie is None:
+        pytest.skip("no links on perf events before Linux 5.15")
+    for symbol in ("SSL_read", "SSL_write"):
+        uprobes.attach(
+            *(counted.program, opened, parts.offsets[symbol]), is_return=False, pin=pins / symbol
+        ).keep()
+    probes = uprobes.take_over_pinned(pins)
+    with calling(parts, library) as caller:
+
+        def ran(symbol: str) -> int:
+            before = counted.count()
+            caller.call(symbol)
+            return counted.count() - before
+
+        held = (ran("SSL_read"), ran("SSL_write"))
+        probes[0].close()
+        wait_until(lambda: ran("SSL_read") == 0, what="the end of a probe")
+        left = ran("SSL_write")
+        probes[1].close()
+        wait_until(lambda: ran("SSL_write") == 0, what="the end of the other")
+
+    assert len(probes) == 2
+    assert not pins.exists()
+    assert held == (1, 1)
+    assert left == 1
+
+
+def test_taken_over_where_too_much_is_open(parts, counted, library, opened, pins, monkeypatch):
+    """What cannot be held is taken off all the same."""
+    if counted.by_cookie is None:
+        pytest.skip("no links on perf events before Linux 5.15")
+
+    def refuse(pin):
+        raise KernelError(errno.EMFILE, f"{pin}: too many open files")
+
+    place = {"offset": parts.offsets["SSL_write"], "is_return": False, "pin": pins / "one"}
+    uprobes.attach(counted.program, opened, **place).keep()
+    monkeypatch.setattr(uprobes, "_get", refuse)
+    probes = uprobes.take_over_pinned(pins)
+    with calling(parts, library) as caller:
+
+        def is_off() -> bool:
+            before = counted.count()
+            caller.call("SSL_write")
+            return counted.count() == before
+
+        wait_until(is_off, what="a probe without its pin is taken off")
+
+    assert probes == []
+    assert not pins.exists()
+
+
 def test_taken_name(parts, counted, library, opened, pins):
     """Where the pin's name is taken, nothing is attached and the message says so."""
     if counted.by_cookie is None:
@@ -241,6 +295,7 @@ def test_nothing_pinned(tmp_path):
     """A directory that does not exist has no pins."""
     assert uprobes.pinned(tmp_path / "none") == []
     assert uprobes.remove_pinned(tmp_path / "none") == 0
+    assert uprobes.take_over_pinned(tmp_path / "none") == []
 
 
 def test_no_descriptor_is_left(parts, counted, opened):
