@@ -198,12 +198,21 @@ class Place:
             HostError: It is there already, or the hierarchy is read-only here.
         """
         try:
-            if self.directory.parent.name == SLICE:
-                self.directory.parent.mkdir(exist_ok=True)
-            self.directory.mkdir()
+            self._make_directories()
         except OSError as err:
             raise HostError(f"{self.directory}: making a cgroup: {err.strerror}") from err
         return Cgroup(self.path, self.directory)
+
+    def _make_directories(self) -> None:
+        above = self.directory.parent
+        while above.name == SLICE:
+            # A run with another /run may end just now and take the slice away: no lock is shared.
+            with contextlib.suppress(FileExistsError):
+                above.mkdir()
+            with contextlib.suppress(FileNotFoundError):
+                self.directory.mkdir()
+                return
+        self.directory.mkdir()
 
     def find(self) -> Cgroup | None:
         """Return the cgroup that is there, or None."""

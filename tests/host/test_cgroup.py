@@ -13,6 +13,7 @@ from rig.cgroup import temp_cgroup
 
 from agentwall.errors import HostError
 from agentwall.host.cgroup import (
+    SLICE,
     Cgroup,
     Place,
     choose_place,
@@ -144,6 +145,30 @@ def test_make_twice(own_cgroup):
     """A cgroup that exists is never taken over."""
     with pytest.raises(HostError, match="making a cgroup"):
         Place(own_cgroup.path, own_cgroup.directory).make()
+
+
+@pytest.mark.kernel
+def test_the_slice_goes_meanwhile(monkeypatch):
+    """A run that ends may take the slice away between its making and that of a cgroup in it."""
+    mkdir, made = os.mkdir, []
+
+    def after_another(path, *arguments):
+        made.append(Path(path).name)
+        if len(made) == 2:
+            Path(path).parent.rmdir()
+        mkdir(path, *arguments)
+
+    with temp_cgroup("slice") as root:
+        place = Place("/x", root / SLICE / "run")
+        monkeypatch.setattr(os, "mkdir", after_another)
+        cgroup = place.make()
+        monkeypatch.undo()
+        is_there = cgroup.directory.is_dir()
+        cgroup.remove()
+
+        assert is_there
+        assert not (root / SLICE).exists()
+    assert made == [SLICE, "run", SLICE, "run"]
 
 
 @pytest.mark.kernel
