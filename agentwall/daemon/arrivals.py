@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from agentwall.daemon.building import Parts
@@ -74,26 +74,32 @@ class Arrivals:
         """End the watch."""
         self._watch.close()
 
-    def begin(self) -> None:
+    def begin(self, has_just_come: Callable[[Appeared], object] = lambda _: False) -> None:
         """Admit what is there already.
 
         A cgroup that no form knows, and that holds no process now, may be what holds containers:
         it waits, under its scope's default, until there is a process in it.
         """
         for appeared in self._watch.scan():
-            if self._is_dormant(appeared.path):
+            if has_just_come(appeared):
+                self._appear(appeared.path, Admission.FOUND)
+            elif self._is_dormant(appeared.path):
                 self._dormant.add(appeared.path)
             else:
                 self._appear(appeared.path, Admission.START)
 
     def renew(self, config: Config) -> None:
         """Go by another configuration from now on."""
-        if config.scopes != self._config.scopes or config.runtimes != self._config.runtimes:
+        before, known = self._config, self._watch.known()
+        if config.scopes != before.scopes or config.runtimes != before.runtimes:
             self._watch.renew([scope.cgroup for scope in config.scopes])
             self._runtimes = RuntimeDirectory(config.runtimes)
         self._config = config
         self._unbound.clear()
-        self.begin()
+        # What came while the files were put into force waits for no process.
+        self.begin(
+            lambda each: (each.path, each.cgroup_id) not in known and before.scope_of(each.path)
+        )
 
     def step(self) -> None:
         """Take what the watch has seen."""
@@ -232,19 +238,13 @@ class Arrivals:
 
     def _is_of_interest(self, path: str) -> bool:
         """Say whether sandboxes may lie below *path*; inside of one there are none."""
-        scope = self._scope_of(path)
+        scope = self._config.scope_of(path)
         return scope is not None and can_hold(scope, path)
 
     def _look_at(self, path: str) -> tuple[Scope | None, Candidate | None]:
         """Return the scope that *path* lies in, and the sandbox that it is or belongs to there."""
-        scope = self._scope_of(path)
+        scope = self._config.scope_of(path)
         return scope, candidate_at(scope, path) if scope is not None else None
-
-    def _scope_of(self, path: str) -> Scope | None:
-        for scope in self._config.scopes:
-            if path.startswith(scope.cgroup.rstrip("/") + "/"):
-                return scope
-        return None
 
     # --- The hook -------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Arrivals:
                 inside = f"cgroup {path}: it lies in sandbox {member.id}, whose policy holds"
                 raise NotAdmitted(inside)
             return member
-        told, scope = member.origin.enriched(origin), self._scope_of(path)
+        told, scope = member.origin.enriched(origin), self._config.scope_of(path)
         if scope is not None:
             # What it may not have is an error before anything changes.
             applicant = Applicant(
@@ -351,7 +351,7 @@ class Arrivals:
                 logger.info("sandbox %s: its runtime does not tell: %s", inquiry.path, answer)
             return
         member = self._keeper.members.at(inquiry.path)
-        scope = self._scope_of(inquiry.path)
+        scope = self._config.scope_of(inquiry.path)
         if scope is None:
             return
         if member is not None:

@@ -118,3 +118,10 @@ class Config:
     """Directory of the records by which the next daemon finds what this one holds."""
     files: tuple[str, ...] = ()
     """What was read."""
+
+    def scope_of(self, path: str) -> Scope | None:
+        """Return the scope below which *path* lies, as /proc/PID/cgroup spells it."""
+        for scope in self.scopes:
+            if path.startswith(scope.cgroup.rstrip("/") + "/"):
+                return scope
+        return None

@@ -163,6 +163,10 @@ class CgroupWatch:
             for path, known in sorted(self._known.items())
         ]
 
+    def known(self) -> set[tuple[str, int]]:
+        """Return what has been seen so far and is there, as far as is known: paths and inodes."""
+        return {(path, each.cgroup_id) for path, each in self._known.items()}
+
     def read(self) -> list[Appeared | Vanished]:
         """Return what has come and gone since, in order; never wait for anything to happen."""
         has_overflown = False

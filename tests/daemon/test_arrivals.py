@@ -6,13 +6,17 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from rig.keeping import sleeping, spelled
+from rig.cgroup import temp_cgroup
+from rig.keeping import keeping, make_edition, owned, sleeping, spelled
 from rig.process import wait_until
 
 from agentwall.client import Invalid
+from agentwall.daemon.arrivals import Arrivals
 from agentwall.errors import ControlError
 
 pytestmark = pytest.mark.kernel
@@ -262,3 +266,21 @@ def test_what_ran_before_it_was_found_is_told(house, shared_scope):
 
     assert found["policy"] == "claimed"
     assert 100 <= found["unwatched_ms"] < 60_000
+
+
+def test_what_comes_during_a_reload_waits_for_no_process(small_wall, tmp_path):
+    """It is bound by the reload, though nobody is in it; what was there at the start waits."""
+    with temp_cgroup("scope") as scope:
+        (scope / "old").mkdir()
+        edition = make_edition(tmp_path, {}, owned(spelled(scope)))
+        with keeping(small_wall, edition) as bench:
+            upkeep = SimpleNamespace(is_there=lambda _: True)
+            parts = SimpleNamespace(keeper=bench.keeper, upkeep=upkeep)
+            arrivals = Arrivals(parts, edition.config, SimpleNamespace())
+            with closing(arrivals):
+                arrivals.begin()
+                (scope / "new").mkdir()
+                arrivals.renew(edition.config)
+                found = [member.cgroup.directory for member in bench.keeper.members]
+
+    assert found == [scope / "new"]
