@@ -67,7 +67,10 @@ class FlowCutter:
                 return None
             if netns_id(command.pid) in (None, netns_id("self")):
                 return None
-            with contextlib.closing(SockDiag(command.pid)) as elsewhere:
+            monitor = _open_where(command.pid)
+            if monitor is None:
+                return None
+            with contextlib.closing(monitor) as elsewhere:
                 if self._destroy(elsewhere, command) or command.cookie in self._ended:
                     return None
                 return ELSEWHERE
@@ -92,6 +95,19 @@ class FlowCutter:
         if has_ended:
             self._ended.append(command.cookie)
         return has_ended
+
+
+def _open_where(pid: int) -> SockDiag | None:
+    """Open the socket monitor of a process's network namespace; None if the process has gone.
+
+    As one has, often, that is cut for two reasons: the first time it was told.
+    """
+    try:
+        return SockDiag(pid)
+    except HostError:
+        if netns_id(pid) is None:
+            return None
+        raise
 
 
 @contextlib.contextmanager

@@ -297,6 +297,9 @@ class Inside:
     def _keep_up(self) -> KeptUp:
         finder, mapped = self._finder, self._mapped
         assert finder is not None
+        # Before processes are listed: what is lost meanwhile, and may be of a new one, is for the
+        # next time.
+        lost = mapped.lost if mapped is not None else 0
         try:
             self._wall.plain.sweep(living)
         except KernelError as err:
@@ -307,7 +310,7 @@ class Inside:
             libraries=probed_libraries(finder.attached, self._clock_offset_ns),
             changed=finder.attached.take_changed(),
             there=there,
-            missed=self._speakers.missed(mapped.lost if mapped is not None else 0, there),
+            missed=self._speakers.missed(lost, there),
         )
 
     def _kept_up(self, found: KeptUp) -> None:

@@ -178,6 +178,14 @@ class Upkeep:
         self._ended(member)
 
     def _mend(self, member: Member) -> None:
+        try:
+            self._repair(member)
+        except AgentwallError:
+            # Its cgroup may go while it is looked at: the next look has it leave.
+            if _stands(member):
+                raise
+
+    def _repair(self, member: Member) -> None:
         wall = self._keeper.wall
         damage = wall.damage(member.key)
         drift = wall.check_maps(member.key)
@@ -191,7 +199,7 @@ class Upkeep:
                     detail={"repaired": drift},
                 )
             )
-        if not damage:
+        if not damage or not _stands(member):
             self.problems.pop(member.id, None)
             return
         what = "; ".join(damage)
@@ -199,8 +207,7 @@ class Upkeep:
         try:
             repaired = wall.repair(member.key, member.cgroup.directory)
         except (KernelError, HostError) as err:
-            self._note(member, f"{what}; not repaired: {err}")
-            return
+            raise HostError(f"{what}; not repaired: {err}") from err
         self.problems.pop(member.id, None)
         detail = {"repaired": repaired}
         self._pump.emit(WallDamaged(key=member.key, mono_ns=boot_ns(), what=what, detail=detail))

@@ -107,6 +107,16 @@ def test_elsewhere(cutter):
         assert cutter.cut(command) is None
 
 
+def test_its_process_ends_meanwhile(cutter, client, monkeypatch):
+    """Of who was there a moment ago, elsewhere, and has ended since, nothing is left to hang."""
+    command = command_for(client, 1 << 22)
+    was_there = iter([(0, 1)])
+    monkeypatch.setattr(cutting, "netns_id", lambda pid: next(was_there, None))
+    monkeypatch.setattr(cutting.SockDiag, "destroy", lambda *_: False)
+
+    assert cutter.cut(command) is None
+
+
 def test_a_kernel_that_cannot(cutter, client, monkeypatch):
     """That the kernel cannot end sockets is said once, not for each flow."""
 

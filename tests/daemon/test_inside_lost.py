@@ -7,6 +7,9 @@ import pytest
 from rig.inside_ground import Ground, ground_that_reads
 from rig.probed import build
 
+from agentwall.daemon import inside
+from agentwall.daemon.speakers import Speakers
+from agentwall.host.process import living
 from agentwall.probes.mapped import Mapped, MappedFiles
 
 pytestmark = pytest.mark.kernel
@@ -45,13 +48,32 @@ def test_who_was_missed_is_looked_at(ground, tmp_path, monkeypatch):
     assert (found.path, found.unread) == (str(library), None)
 
 
-def test_nobody_is_looked_at_for_nothing(ground, tmp_path, monkeypatch):
+def test_nobody_is_looked_at_for_nothing():
     """Where nothing more was lost no cgroup of any process is asked for."""
     asked: list[int] = []
-    monkeypatch.setattr(ground.inside._speakers, "_sandbox_of", asked.append)
-    lost = ground.inside._mapped.lost
-    first = ground.inside._speakers.missed(lost + 1, [1, 2])
-    again = ground.inside._speakers.missed(lost + 1, [1, 2])
+    speakers = Speakers(asked.append, lambda *_: None)
+    first, again = (speakers.missed(1, [1, 2]) for _ in range(2))
 
     assert first == again == set()
     assert asked == [1, 2]
+
+
+def test_lost_while_processes_are_listed(ground, tmp_path, monkeypatch):
+    """Who is on no list yet, and missed before that is gone through, is looked at the next time."""
+    (tmp_path / "parts").mkdir()
+    parts = build(tmp_path / "parts")
+    ground.settle()
+    # From here on there are no rounds of upkeep but those of this test.
+    ground.go_on(lambda: ground.inside._is_upkept)
+    with ground.running(parts.caller, parts.library) as one:
+
+        def list_and_lose() -> set[int]:
+            ground.inside._mapped.lost += 1
+            return living() - {one.pid}
+
+        with monkeypatch.context() as patch:
+            patch.setattr(inside, "living", list_and_lose)
+            early = ground.inside._keep_up().missed
+        late = ground.inside._keep_up().missed
+
+    assert (one.pid in early, one.pid in late) == (False, True)

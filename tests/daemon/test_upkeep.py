@@ -257,6 +257,30 @@ def test_who_is_there_does_not_leave(bench, upkeep, scope):
     assert bench.keeper.members.at(member.cgroup.path) is member
 
 
+@pytest.mark.parametrize("is_seen", ["by what is wrong", "by an error"])
+def test_who_ends_while_it_is_looked_at_is_not_damaged(
+    bench, upkeep, drawer, scope, monkeypatch, is_seen
+):
+    """An end is no alarm, whenever it comes: the next look has it leave."""
+    member = bench.admit(scope / "one")
+    damage = bench.keeper.wall.damage
+
+    def late(key: object) -> list[str]:
+        (scope / "one").rmdir()
+        if is_seen == "by an error":
+            raise KernelError(19, "programs at a cgroup: no such device")
+        return damage(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.keeper.wall, "damage", late)
+        upkeep.look_at(member)
+    told, problems = drawer.damage(), dict(upkeep.problems)
+    upkeep.look_at(member)
+
+    assert (told, problems) == ([], {})
+    assert member.leaving_ns is not None
+
+
 def test_everyone_has_a_turn(bench, upkeep, scope, monkeypatch):
     """Within a round, however many there are; who came meanwhile is in the next."""
     members = []
