@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from agentwall.cli.event_files import with_rotated
@@ -18,8 +20,21 @@ from agentwall.sinks.eventlog import MAX_LINE_BYTES
 from agentwall.sinks.rfc3339 import NS_PER_S
 
 _READ_BYTES = 1 << 18
+_ROTATING_S = 0.2
+"""The newest file is away for a moment while it is rotated."""
+_MOMENT_S = 0.01
+_TRIES = 20
+"""To open a file that may be rotated between the look for its name and the opening."""
 
 Complain = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of the log: its name is another's once it has been rotated."""
+
+    device: int
+    inode: int
 
 
 class Tail:
@@ -34,8 +49,8 @@ class Tail:
         """
         self._path = path
         self._complain = complain
-        self._waiting: list[str] = []
-        """Rotated files that are still to be read, the oldest first."""
+        self._waiting: list[_File] = []
+        """Files that are still to be read, the oldest first."""
         self._stream: BinaryIO | None = None
         self._name = path
         self._line = 0
@@ -48,11 +63,40 @@ class Tail:
         Raises:
             OSError: The newest file is not there, or cannot be read.
         """
-        os.close(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        found = with_rotated(self._path)
-        if since_ns is not None:
-            found = [each for each in found if _ended_ns(each) >= since_ns]
-        self._waiting = found
+        self._look_at_newest()
+        self._waiting = [
+            each
+            for each, name in self._files().items()
+            if since_ns is None or _ended_ns(name) >= since_ns
+        ]
+
+    def _look_at_newest(self) -> None:
+        deadline_s = time.monotonic() + _ROTATING_S
+        while True:
+            try:
+                os.close(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+                return
+            except FileNotFoundError:
+                if not with_rotated(self._path) or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_MOMENT_S)
+
+    def _files(self) -> dict[_File, str]:
+        """Return the files that there are, the oldest first, each with its name of the moment."""
+        found = self._seen()
+        # Names move on while they are listed.
+        while found != (again := self._seen()):
+            found = again
+        return found
+
+    def _seen(self) -> dict[_File, str]:
+        found = {}
+        for name in with_rotated(self._path):
+            try:
+                found[_file(os.stat(name))] = name
+            except OSError:
+                continue
+        return found
 
     def close(self) -> None:
         """Close what is open."""
@@ -107,35 +151,57 @@ class Tail:
             return False  # about to be made anew
         if os.path.samestat(own, newest):
             if newest.st_size < stream.tell():
-                self._waiting = [self._path]  # emptied, and begun anew
+                self._waiting = [_file(newest)]  # emptied, and begun anew
                 return True
             return False
-        found = with_rotated(self._path)
-        for number, each in enumerate(found):
-            try:
-                if os.path.samestat(own, os.stat(each)):
-                    self._waiting = found[number + 1 :]
-                    return bool(self._waiting)
-            except OSError:
-                continue
+        found = list(self._files())
+        if _file(own) in found:
+            self._waiting = found[found.index(_file(own)) + 1 :]
+            return bool(self._waiting)
         self._complain(f"{self._path}: the file that was read has gone; events may be missing")
-        self._waiting = [self._path]
+        self._waiting = [_file(newest)]
         return True
 
     def _open_next(self) -> bool:
         while self._waiting:
-            name = self._waiting.pop(0)
-            try:
-                stream = io.BufferedReader(io.FileIO(name), _READ_BYTES)
-            except OSError as err:
-                self._complain(f"{name}: {err.strerror}")
+            opened = self._opened(self._waiting.pop(0))
+            if opened is None:
                 continue
             self.close()
             if self._rest:
                 self._complain(f"{self._name}:{self._line + 1}: cut short in the middle of a line")
-            self._stream, self._name, self._line, self._rest = stream, name, 0, b""
+            self._name, self._stream = opened
+            self._line, self._rest = 0, b""
             return True
         return False
+
+    def _opened(self, wanted: _File) -> tuple[str, BinaryIO] | None:
+        for _ in range(_TRIES):
+            files = self._files()
+            name = files.get(wanted)
+            if name is None or not self._comes_first(wanted, list(files)):
+                break
+            try:
+                stream = io.BufferedReader(io.FileIO(name), _READ_BYTES)
+            except FileNotFoundError:
+                continue
+            except OSError as err:
+                self._complain(f"{name}: {err.strerror}")
+                return None
+            if _file(os.fstat(stream.fileno())) == wanted:
+                return name, stream
+            stream.close()
+        self._complain(f"{self._path}: a file has gone before it was read; events may be missing")
+        return None
+
+    def _comes_first(self, wanted: _File, files: list[_File]) -> bool:
+        """Say whether it is the one of before: the newest may have the inode of one that went."""
+        later = [files.index(each) for each in self._waiting if each in files]
+        return files.index(wanted) < min(later, default=len(files))
+
+
+def _file(found: os.stat_result) -> _File:
+    return _File(found.st_dev, found.st_ino)
 
 
 def _ended_ns(path: str) -> int:

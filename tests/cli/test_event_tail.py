@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 from rig.records import flow, write_log
 
+from agentwall.cli import event_tail
 from agentwall.cli.event_tail import Tail
 
 
@@ -64,6 +66,80 @@ def test_several_rotations_at_once(tmp_path, said):
     tail.close()
 
     assert (first, [*between, *last], said) == ([1], [2, 3, 4, 5], [])
+
+
+def test_a_rotation_before_the_files_are_opened(tmp_path, said):
+    """What is rotated between the look at the files and the reading is read, and read once."""
+    path = tmp_path / "e.jsonl"
+    fill(tmp_path / "e.jsonl.2", 1)
+    fill(tmp_path / "e.jsonl.1", 2)
+    fill(path, 3)
+    tail = opened(path, said)
+    rotate(path, 3, 4)
+    reading = tail.read()
+    found = [next(reading).record.errno]
+    rotate(path, 4, 5)
+    found += [event.record.errno for event in reading]
+    tail.close()
+
+    assert (found, said) == ([1, 2, 3, 4, 5], [])
+
+
+def rotate(path, files: int, number: int) -> None:
+    for each in range(files, 1, -1):
+        os.replace(f"{path}.{each - 1}", f"{path}.{each}")
+    os.replace(path, f"{path}.1")
+    fill(path, number)
+
+
+def test_a_file_that_goes_before_it_is_read(tmp_path, said):
+    """What was rotated away by then is missing, and that is said."""
+    path = tmp_path / "e.jsonl"
+    fill(tmp_path / "e.jsonl.1", 1)
+    fill(path, 2)
+    tail = opened(path, said)
+    (tmp_path / "e.jsonl.1").unlink()
+    found = numbers(tail)
+    tail.close()
+
+    assert found == [2]
+    assert said == [f"{path}: a file has gone before it was read; events may be missing"]
+
+
+def test_an_inode_that_is_given_out_again(tmp_path, said):
+    """The newest file may have the inode of one that went: it comes last all the same."""
+    path = tmp_path / "e.jsonl"
+    fill(tmp_path / "e.jsonl.2", 1)
+    fill(tmp_path / "e.jsonl.1", 2)
+    fill(path, 3)
+    tail = opened(path, said)
+    os.replace(tmp_path / "e.jsonl.2", tmp_path / "new")
+    os.replace(tmp_path / "e.jsonl.1", tmp_path / "e.jsonl.2")
+    os.replace(path, tmp_path / "e.jsonl.1")
+    fill(tmp_path / "other", 4)
+    (tmp_path / "new").write_bytes((tmp_path / "other").read_bytes())
+    os.replace(tmp_path / "new", path)
+    found = numbers(tail)
+    tail.close()
+
+    assert found == [2, 3, 4]
+    assert said == [f"{path}: a file has gone before it was read; events may be missing"]
+
+
+def test_the_newest_file_is_away_for_a_moment(tmp_path, said, monkeypatch):
+    """To begin in the midst of a rotation is to wait for its end."""
+    monkeypatch.setattr(event_tail, "_ROTATING_S", 60.0)
+    path = tmp_path / "e.jsonl"
+    fill(tmp_path / "e.jsonl.1", 1)
+    fill(tmp_path / "new", 2)
+    later = threading.Timer(0.02, os.replace, (tmp_path / "new", path))
+    later.start()
+    tail = opened(path, said)
+    later.join()
+    found = numbers(tail)
+    tail.close()
+
+    assert (found, said) == ([1, 2], [])
 
 
 def test_a_file_that_is_emptied(tmp_path, said):
