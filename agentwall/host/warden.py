@@ -25,8 +25,9 @@ from agentwall.host.privileges import drop_privileges, protect_memory
 from agentwall.host.seccomp import install_filter
 from agentwall.host.signals import SignalQueue
 
-_GROUP_KILL_S = 0.25
-"""How far apart one signal to a process group may reach agentwall and the warden."""
+_GROUP_KILL_S = 2.0
+"""How much later than the warden agentwall may read one signal to a process group: it may be busy,
+and so may the machine."""
 _GROUP_KILL_WAIT_MS = 3
 _EXIT_FAILED = 125
 
