@@ -63,7 +63,10 @@ class EditionReader:
         assert self._process is None
         self._answer.clear()
         self._deadline_s = time.monotonic() + TIMEOUT_S
-        self._pipe, answers = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._pipe, answers = os.pipe2(os.O_CLOEXEC)
+        except OSError as err:
+            raise HostError(f"reading process: {err.strerror}") from err
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _SCRIPT, *sys.path],

@@ -336,12 +336,11 @@ class Service:
     def _reload(self, caller: Caller, *, wait: bool) -> Result | Deferred:
         # What is being read by now may have been read before it was changed.
         queue = self._later if self._reader.is_busy else self._waiting
-        self._begin_reload(f"{caller} asked")
-        if not wait:
-            return {"applied": None, "what": "begun", "problems": []}
         deferred = Deferred()
-        queue.append(deferred)
-        return deferred
+        if wait:
+            queue.append(deferred)
+        self._begin_reload(f"{caller} asked")  # which may be over at once
+        return deferred if wait else {"applied": None, "what": "begun", "problems": []}
 
     def _end(self, how: str, caller: Caller) -> Deferred:
         logger.info("%s: %s asked", how, caller)

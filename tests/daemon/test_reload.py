@@ -139,7 +139,10 @@ def test_it_needs_nothing_from_the_environment(reader, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """A daemon that reads when it is asked to, and has no patience between SIGUSR1 and SIGUSR2."""
+    """A daemon that reads when it is asked to.
+
+    It has no patience between SIGUSR1 and SIGUSR2, and no Python between SIGURG and SIGWINCH.
+    """
     with daemon_ground(tmp_path_factory.mktemp("daemon")) as daemon:
         daemon.policy("web", "allow: []\n")
         daemon.configure("watch: false\n")
@@ -148,6 +151,9 @@ def ground(tmp_path_factory):
             "from agentwall.cli.main import main; "
             "signal.signal(signal.SIGUSR1, lambda *_: setattr(reload, 'TIMEOUT_S', 1.0)); "
             "signal.signal(signal.SIGUSR2, lambda *_: setattr(reload, 'TIMEOUT_S', 120.0)); "
+            "python = sys.executable; "
+            "signal.signal(signal.SIGURG, lambda *_: setattr(sys, 'executable', '/nonexistent')); "
+            "signal.signal(signal.SIGWINCH, lambda *_: setattr(sys, 'executable', python)); "
             f"sys.argv[1:] = ['daemon', '--config', {str(daemon.config)!r}]; main()"
         )
         with (daemon.directory / "stderr").open("ab") as stderr:
@@ -201,6 +207,23 @@ def test_a_daemon_outlives_its_readings(ground, is_killed):
     said = "ended with code -9" if is_killed else "reading took longer than 1 s"
     assert said in outcomes[0]["problems"][0]
     assert "web" in names
+
+
+@pytest.mark.kernel
+def test_no_process_to_read_with(ground):
+    """Whoever waits is told why at once, and the daemon goes on."""
+    with ground.client() as client:
+        ground.process.send_signal(signal.SIGURG)
+        outcome = client.reload()
+        ground.process.send_signal(signal.SIGWINCH)
+        again = client.reload()
+
+    assert outcome == {
+        "applied": False,
+        "what": outcome["what"],
+        "problems": ["reading process: No such file or directory"],
+    }
+    assert again["applied"]
 
 
 @pytest.mark.kernel
