@@ -26,6 +26,8 @@ MANY = settings(
 """With :data:`FLOWS` flows each: 2 400 cases, the same ones in every run."""
 FLOWS = 20
 CASES = EXAMPLES * FLOWS
+ENOUGH = max(EXAMPLES // 4, 20)
+"""Examples of which one at least has to be told from what is right: of five, chance had none."""
 
 HERE = SourceLocation("random.yaml", 1, 1)
 

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 from agree.dns_messages import AAAA, HTTPS, TXT, A, Writer, edns, mixed_case
 from agree.inside import behind_a_wall
-from agree.strategies import CASES, EXAMPLES, FLOWS, HERE, MANY
+from agree.strategies import CASES, ENOUGH, FLOWS, HERE, MANY
 from agree.strategies_of_names import named_policies, questions
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +29,7 @@ from agentwall.net.domain import NameDepth, NamePattern
 from agentwall.net.ports import parse_ports
 from agentwall.policy.compile import compile_policy
 from agentwall.policy.model import (
+    AskScope,
     DnsSettings,
     Loopback,
     LoopbackScope,
@@ -45,6 +46,8 @@ pytestmark = pytest.mark.kernel
 
 SERVERS = ("127.0.0.53", "198.51.100.53", "2001:db8:53::53")
 TYPES = (A, A, AAAA, TXT, HTTPS)
+MOST_CASES = 2_400
+"""As many as there are where the kernel is not emulated."""
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +151,11 @@ def test_questions_agree(behind, servers):
     assert total >= CASES
     refused = asking.answers[AskReason.NO_RULE] + asking.answers[AskReason.DENIED]
     assert total / 10 <= refused <= 9 * total / 10
-    for why in AskReason:
-        wanted = why is not AskReason.NO_SERVERS
-        # On slower kernels fewer are asked, and the rarest answer comes but once or twice.
-        assert (asking.answers[why] >= max(1, total // 400)) is wanted
+    assert asking.answers[AskReason.NO_SERVERS] == 0
+    # Of so few as are asked on emulated kernels none may get the rarest: see test_each_answer().
+    if CASES >= MOST_CASES:
+        wanted = set(AskReason) - {AskReason.NO_SERVERS}
+        assert min(asking.answers[why] for why in wanted) >= total // 400
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -168,6 +172,31 @@ def test_nested_suffixes(behind, servers, count):
 
         assert judge_question(policy, name).why is AskReason.SUFFIX
         assert asking.ask(SERVERS[0], message(Random(1), name, A))[0] is Verdict.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("why", "name"),
+    [
+        (AskReason.RULE, "hub.a.test"),
+        (AskReason.ANY, "other.test"),
+        (AskReason.SEARCH, "hub.b.test"),
+        (AskReason.SUFFIX, "hub.a.test.b.test"),
+        (AskReason.DENIED, "evil.test"),
+        (AskReason.NO_RULE, "other.test"),
+    ],
+)
+def test_each_answer(behind, servers, why, name):
+    """For each reason that the evaluator has, the question passes where it says so."""
+    policy = policy_for("hub.a.test", ("a.test", "b.test"))
+    evil = RulePattern(NamePattern("evil.test", NameDepth.EXACT), HERE)
+    deny = replace(policy.allow[0], section=Section.DENY, patterns=(evil,))
+    scope = AskScope.ANY if why is AskReason.ANY else AskScope.ALLOWED_ONLY
+    policy = replace(policy, deny=(deny,), dns=replace(policy.dns, names=scope))
+    decision, asking = judge_question(policy, name), Asking(behind, servers)
+    asking.use(policy, compile_policy(policy))
+    found, _ = asking.ask(SERVERS[0], message(Random(1), name, A))
+
+    assert (decision.why, found) == (why, decision.verdict)
 
 
 def policy_for(host: str, search: tuple[str, ...]) -> Policy:
@@ -202,7 +231,7 @@ def test_mutated_table_is_noticed(behind, servers):
     asking = Asking(behind, servers)
     wrong: Counter[str] = Counter()
 
-    @settings(MANY, max_examples=max(EXAMPLES // 4, 20))
+    @settings(MANY, max_examples=ENOUGH)
     @given(data=st.data(), policy=policies_asked(), random=st.integers(0, 2**32).map(Random))
     def check(data, policy, random):
         address = str(policy.dns.servers[0].network[0])

@@ -31,7 +31,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 NS = 1_000_000_000
-REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+REPEATED = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 
 
 def _random_traffic(chance: random.Random) -> list[bytes]:

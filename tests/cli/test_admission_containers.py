@@ -175,7 +175,14 @@ def test_policy_and_labels(host, parent):
     assert request["labels"]["episode"] == "7"
 
 
+def wait_for_command(container) -> None:
+    """Wait until the runtime's process has become the command: the engine does not."""
+    comm = Path(f"/proc/{container.pid}/comm")
+    wait_until(lambda: comm.read_text() == "sleep\n", what="the container's command")
+
+
 def coverage_of(container) -> dict[str, str]:
+    wait_for_command(container)
     facts = facts_of(
         [container.pid], look_at_host(), Guarding(cgroup=container.cgroup), ArgvReader()
     )
@@ -198,6 +205,7 @@ def test_coverage_of_a_careless_one(host, parent):
     options += ["--pid", "host", "--security-opt", "seccomp=unconfined"]
     volume = ("-v", f"{host.room.path}:/x/y.sock")
     with host.sandbox(parent, options=(*options, *volume)) as container:
+        wait_for_command(container)
         view = look_at_host([str(host.room.path)])
         facts = facts_of([container.pid], view, Guarding(cgroup=container.cgroup), ArgvReader())
 

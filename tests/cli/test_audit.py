@@ -25,6 +25,7 @@ from rig.records import (
     rome_day,
     write_log,
 )
+from rig.scratch import scratch
 
 from agentwall.cli.main import main
 
@@ -253,16 +254,15 @@ def test_a_poor_locale(tmp_path):
         assert done.stderr == b""
 
 
-def test_no_root_is_needed(day, tmp_path):
+def test_no_root_is_needed():
     """A user who can read the file can audit it."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    for path in (tmp_path, *tmp_path.parents):
-        if path.owner() == "root" and path.stat().st_mode & 0o1 == 0:
-            os.chmod(path, path.stat().st_mode | 0o711)
-    os.chmod(day, 0o644)
-
-    done = run(day, "--format", "json", user=65534, group=65534, extra_groups=[])
+    # Not below pytest's own directory, which each session of it closes to others anew.
+    with scratch("audit") as directory:
+        day = write_log(directory / "day.jsonl", rome_day())
+        day.chmod(0o644)
+        done = run(str(day), "--format", "json", user=65534, group=65534, extra_groups=[])
 
     assert done.returncode == 1
     assert json.loads(done.stdout)["totals"]["denied"] == 51

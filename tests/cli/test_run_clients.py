@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rig.cli import agentwall, environment
 from rig.lab import OUTSIDE, PERMITTED, Lab, lab
-from rig.listeners import Session, tcp_server
+from rig.listeners import Session, sink, tcp_server
 from rig.process import run_checked, running
 from rig.stratum import CryptonoteSession, StratumSession
 from rig.tree import ROOT
@@ -139,20 +139,31 @@ def test_an_account_without_a_wallet(here: Lab, tmp_path: Path, node: str) -> No
     assert ("mining", "cryptonote") in denied(cut), cut.err
 
 
-def test_browser(here: Lab, tmp_path: Path, node: str) -> None:
-    """A browser's miner is cut at its first masked frame, before the proxy has work for it."""
+@contextmanager
+def browsers_proxy(
+    made: Lab, directory: Path, node: str, session: Callable[[], Session]
+) -> Iterator[None]:
+    """Run what browsers' miners mine by on the far side, at a pool with which *session* talks."""
     address = (PERMITTED, str(CRYPTONOTE), PERMITTED, str(WEBSOCKET))
     with (
-        tcp_server(here.far, PERMITTED, CRYPTONOTE, session=CryptonoteSession),
+        tcp_server(made.far, PERMITTED, CRYPTONOTE, session=session),
         running(
-            here.far_command("env", f"NODE_PATH={MODULES}", node, MINE, "proxy", *address),
-            log=tmp_path / "proxy.log",
-            ready=lambda: here.far.listens(WEBSOCKET),
+            made.far_command("env", f"NODE_PATH={MODULES}", node, MINE, "proxy", *address),
+            log=directory / "proxy.log",
+            ready=lambda: made.far.listens(WEBSOCKET),
         ),
     ):
-        browse = (node, MINE, "browser", PERMITTED, str(WEBSOCKET))
+        yield
+
+
+def test_browser(here: Lab, tmp_path: Path, node: str) -> None:
+    """A browser's miner is cut for its first masked frame, which only a decoder can read."""
+    browse = (node, MINE, "browser", PERMITTED, str(WEBSOCKET))
+    # There is no work for it: the answer would be cut as well, by whoever of the two comes first.
+    with browsers_proxy(here, tmp_path, node, lambda: sink):
         cut = run(here, tmp_path, *browse)
-        (tmp_path / "events.jsonl").unlink()
+    (tmp_path / "events.jsonl").unlink()
+    with browsers_proxy(here, tmp_path, node, CryptonoteSession):
         mined = run(here, tmp_path, *browse, policy=excepting("mining"))
 
     assert "share" not in cut.out

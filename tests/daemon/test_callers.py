@@ -12,6 +12,7 @@ import sys
 import pytest
 from rig.cgroup import cgroup_root, in_cgroup, temp_cgroup
 from rig.control import read_line, request, serving
+from rig.scratch import scratch
 
 from agentwall.daemon import callers
 from agentwall.daemon.callers import (
@@ -94,13 +95,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 @pytest.fixture
-def served(tmp_path_factory):
+def served():
     """A server that others can reach, with a sandbox whose cgroup is ``served.cgroup``."""
-    directory = tmp_path_factory.mktemp("control")
-    for parent in (directory, *directory.parents):
-        if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    with temp_cgroup() as cgroup:
+    # Not below pytest's own directory: each pytest that starts closes that to others again.
+    with scratch("control") as directory, temp_cgroup() as cgroup:
         inside = "/" + str(cgroup.relative_to(cgroup_root()))
         with serving(
             directory / "c.sock",

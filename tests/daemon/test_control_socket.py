@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from rig.cli import environment
+from rig.scratch import scratch
 
 from agentwall.daemon.config_groups import Groups
 from agentwall.daemon.control_socket import make_control_socket, take_control_sockets
@@ -51,22 +52,20 @@ def test_owner_and_mode(tmp_path, groups, mode, gid):
 
 @ROOT_ONLY
 @pytest.mark.parametrize(("gid", "can"), [(A, True), (B, True), (61_003, False)])
-def test_two_groups(tmp_path_factory, gid, can):
+def test_two_groups(gid, can):
     """Members of either group can connect, and others cannot."""
-    directory = tmp_path_factory.mktemp("two")
-    for parent in (directory, *directory.parents):
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    made = make_control_socket(directory / "c.sock", Groups(readers=A, operators=B))
     script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     command = ["setpriv", "--reuid=61000", "--regid=61000", f"--groups={gid}"]
-    done = subprocess.run(
-        [*command, sys.executable, "-I", "-c", script, str(made.path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    made.close()
+    # Not below pytest's own directory: each pytest that starts closes that to others again.
+    with scratch("two") as directory:
+        made = make_control_socket(directory / "c.sock", Groups(readers=A, operators=B))
+        done = subprocess.run(
+            [*command, sys.executable, "-I", "-c", script, str(made.path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        made.close()
 
     assert (done.returncode == 0) is can
     assert ("PermissionError" in done.stderr) is not can

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rig.cgroup import in_cgroup
+from rig.descriptors import descriptors
 from rig.process import run_checked, wait_until
 
 from agentwall.daemon.enclosure import Enclosure
@@ -75,8 +76,8 @@ def test_others_need_not_wait_for_the_verifier(make_enclosure, monkeypatch):
     load = BpfObject.load
 
     def watched(self: BpfObject) -> None:
-        opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-        held.append(state.RUN_DIRECTORY / "lock" in opened)
+        opened = {leads_to for _, leads_to in descriptors()}
+        held.append(str(state.RUN_DIRECTORY / "lock") in opened)
         load(self)
 
     monkeypatch.setattr(BpfObject, "load", watched)

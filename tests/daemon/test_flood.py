@@ -23,13 +23,15 @@ CALM = 20
 FLOODERS = 20
 """``python -m bench.strain`` takes fifty: they need a daemon that has its turn every second."""
 RATE = 50_000
+FLOOD_LEAST = 6_000
+"""What each process tries at least: they are nice, and others may leave them little time."""
 # Counts what was refused, and what was not. In several processes: one alone is no flood.
 FLOOD = """
 import json, os, socket, sys, time
 end = time.monotonic() + float(sys.argv[1])
 refused = wrong = number = 0
 with socket.socket() as one:
-    while time.monotonic() < end:
+    while time.monotonic() < end or number < int(sys.argv[2]):
         number += 1
         code = one.connect_ex(("203.0.113.%d" % (number % 250), 1 + number % 60000))
         refused += code == 1
@@ -62,7 +64,8 @@ def daemon(tmp_path_factory):
 @contextlib.contextmanager
 def flooding(cgroup, processes: int = 2):
     """Flood from inside *cgroup*; the list has what each process counted in the end."""
-    command = in_cgroup(cgroup, sys.executable, "-I", "-S", "-c", FLOOD, str(FLOOD_S))
+    words = ("-I", "-S", "-c", FLOOD, str(FLOOD_S), str(FLOOD_LEAST))
+    command = in_cgroup(cgroup, sys.executable, *words)
     running = [
         subprocess.Popen(["nice", *command], stdout=subprocess.PIPE) for _ in range(processes)
     ]

@@ -161,8 +161,7 @@ def test_written_over_in_place(ground, parts, tmp_path):
     with ground.running(parts.caller, library) as two:
         ground.go_on(lambda: ground.reading_of(two.pid))
         first = ground.reading_of(two.pid).unread
-        ground.keep_up(lambda: not libraries(ground, library) or first is None)
-        ground.keep_up(lambda: libraries(ground, library))
+        ground.keep_up(lambda: ground.reading_of(two.pid).unread is None)
         with ground.running(parts.caller, library) as three:
             ground.go_on(lambda: ground.reading_of(three.pid))
             last = ground.reading_of(three.pid).unread

@@ -130,10 +130,10 @@ class Town:
         """Return what the pool got there."""
         return b"".join(each.text for each in self.pool.settle(0) if each.called == address)
 
-    def states_of(self, sandbox: str) -> list[str]:
-        """Return what became of a sandbox."""
-        states = self.daemon.events("state")
-        return [each["state"] for each in states if each["sandbox"]["id"] == sandbox]
+    def left_hanging(self, sandbox: str) -> list[object]:
+        """Return what is said of its flows whose sockets could not be ended."""
+        states = [e for e in self.daemon.events("state") if e["state"] == "flow-left-hanging"]
+        return [each["detail"] for each in states if each["sandbox"]["id"] == sandbox]
 
     def assert_cut_off(self, address: str) -> dict[str, object]:
         """Who mined at *address* was read and cut off before an octet left; return whose it is."""
@@ -147,7 +147,7 @@ class Town:
         assert (found["verdict"], found["evidence"]["inside"]) == ("deny", "tls")
         assert (found["bytes_left"], self.text(address)) == (0, b"")
         assert found["sandbox"]["id"] == session["sandbox"]["id"]
-        assert "flow-left-hanging" not in self.states_of(found["sandbox"]["id"])
+        assert self.left_hanging(found["sandbox"]["id"]) == []
         return found["sandbox"]
 
 

@@ -173,7 +173,8 @@ def test_killed_and_taken_over(daemon, here, pool, libraries):
     # One write, and one read of the answer.
     assert after["calls"] - before["calls"] == 2
     assert after["octets"] > before["octets"]
-    assert (destroyed, last) == ("ended", CHAT * 3)
+    # Where the socket is destroyed before the library writes to it, it is the write that fails.
+    assert (destroyed.partition(" ")[0] in ("ended", "broken"), last) == (True, CHAT * 3)
     assert told_last == [("stratum-v1", len(CHAT)), ("stratum-v1", 2 * len(CHAT))]
 
 

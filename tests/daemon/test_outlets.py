@@ -61,7 +61,7 @@ def make(tmp_path, member):
 @settings(
     max_examples=25,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_counts_add_up(make, seen):
     """However many equal ones become one line: the log, the tally and the figures agree."""

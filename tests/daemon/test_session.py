@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from rig.process import wait_until
 from rig.sights import excerpt, matched
 
 from agentwall.daemon import response, session
@@ -181,16 +182,18 @@ def test_signal_reaches_command(run_session, tmp_path, number):
     """A signal sent to agentwall reaches the command, which decides what it means."""
     ready = tmp_path / "ready"
     script = f"trap 'exit 44' {number.name[3:]}; : >{ready}; while :; do sleep 0.05; done"
-    wait = f"until [ -e {ready} ]; do sleep 0.01; done; kill -{number.value} {os.getpid()}"
-    senders = []
+    main = threading.get_ident()
 
-    def send_later(_) -> None:
-        senders.append(subprocess.Popen(["sh", "-c", wait]))
+    def send() -> None:
+        wait_until(ready.exists, what="the command's trap")
+        # To this thread alone: one that an earlier test has left would die of it, and all with it.
+        signal.pthread_kill(main, number)
 
-    ending, _ = run_session(script, send_later)
+    sender = threading.Thread(target=send)
+    ending, _ = run_session(script, lambda _: sender.start())
+    sender.join()
 
     assert ending.exit_code == 44
-    assert senders[0].wait(60) == 0
 
 
 def test_not_executed(run_session, make_request):

@@ -61,7 +61,9 @@ def test_comes_back(directory):
     assert load_automaton(directory, sha256(b"another").hexdigest(), 4) is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.data())
 def test_any_damage(directory, data):
     """Whatever is changed in it, a file is not read."""

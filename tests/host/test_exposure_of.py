@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rig.cgroup import temp_cgroup
@@ -30,6 +32,7 @@ GUARDING = Guarding(cgroup="/sandbox")
 CONFINED = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 MINE = "setpriv --bounding-set -all --inh-caps -all --no-new-privs"
 UNLIKELY = 2**22 + 1
+WAIT = "echo; read x"
 
 
 @pytest.fixture(scope="module")
@@ -269,17 +272,21 @@ def test_own_stack(view, name, arguments, stack):
     with scratch("stack") as directory:
         program = directory / name
         shutil.copy("/bin/sh", program)
-        words = [arguments[0] if arguments else name, "-c", "read x", *arguments[1:]]
-        with subprocess.Popen(words, executable=program, stdin=subprocess.PIPE) as child:
-            wait_until(lambda: _arguments(child.pid) == _raw(words), what=name)
-            found = facts(child.pid, view)
-            child.kill()
+        words = [arguments[0] if arguments else name, "-c", WAIT, *arguments[1:]]
+        with _waiting(words, program) as pid:
+            found = facts(pid, view)
 
     assert found.own_stack == stack
 
 
-def _raw(words: list[str]) -> list[bytes]:
-    return list(map(os.fsencode, words))
+@contextmanager
+def _waiting(words: list[str], program: Path) -> Iterator[int]:
+    """A shell that has begun to wait: one that still maps what it needs holds its arguments."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, executable=program, stdin=pipe, stdout=pipe) as child:
+        assert child.stdout.readline() == b"\n"
+        yield child.pid
+        child.kill()
 
 
 def test_being_made(view):
@@ -301,11 +308,8 @@ def test_being_begun(view, name):
     with scratch("runtime") as directory:
         program = directory / name
         shutil.copy("/bin/sh", program)
-        words = ["exe", "-c", "read x"]
-        with subprocess.Popen(words, executable=program, stdin=subprocess.PIPE) as child:
-            wait_until(lambda: _arguments(child.pid) == _raw(words), what=name)
-            found = facts(child.pid, view)
-            child.kill()
+        with _waiting(["exe", "-c", WAIT], program) as pid:
+            found = facts(pid, view)
 
     assert found.unknown == ("the runtime is still making it",)
 

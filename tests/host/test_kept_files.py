@@ -75,7 +75,9 @@ def test_what_is_no_such_thing(directory, error):
     assert _load(directory, decode=decode) is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.data())
 def test_any_damage(directory, data):
     """Whatever is changed in it, a file is not read."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from rig.process import wait_until
 
 from agentwall.flow.record import ProcessSource, Task
 from agentwall.host import process
 from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import path_of
 from agentwall.host.process import ProcessReader, living
+
+SCRIPT = b"echo; read x; :"
 
 
 @pytest.fixture
@@ -31,24 +34,25 @@ def task(pid: int) -> Task:
 @pytest.fixture
 def child():
     """A process that waits, with odd arguments, one of which is not UTF-8."""
-    words = [b"sh", b"-c", b"read x; :", b"a b", b"", b"\xff\x1b[31m"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as started:
-        # execve() is over when the arguments are the child's own.
-        wait_until(lambda: b"read x" in cmdline(started.pid), what="the child's execve")
+    with waiting(b"a b", b"", b"\xff\x1b[31m") as started:
+        yield started
+
+
+@contextmanager
+def waiting(*words: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell that has begun to wait: one that still maps what it needs holds its arguments."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([b"sh", b"-c", SCRIPT, *words], stdin=pipe, stdout=pipe) as started:
+        assert started.stdout.readline() == b"\n"
         yield started
         started.kill()
-
-
-def cmdline(pid: int) -> bytes:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
 
 
 def test_member(child, argv):
     """A living member is described with its program, arguments and parent."""
     found = ProcessReader(path_of("self"), argv).read(task(child.pid))
 
-    assert found.argv == ("sh", "-c", "read x; :", "a b", "", "\\xff\x1b[31m")
+    assert found.argv == ("sh", "-c", SCRIPT.decode(), "a b", "", "\\xff\x1b[31m")
     assert found.exe == os.path.realpath("/bin/sh")
     assert (found.pid, found.ppid, found.uid) == (child.pid, os.getpid(), 7)
     assert found.source is ProcessSource.PROC
@@ -92,11 +96,8 @@ def test_remembered(child, argv, monkeypatch):
 
 def test_long_arguments(argv):
     """A huge command line is read only so far."""
-    words = ["sh", "-c", "read x; :", *["x" * 1000] * 100]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as started:
-        wait_until(lambda: b"read x" in cmdline(started.pid), what="the child's execve")
+    with waiting(*[b"x" * 1000] * 100) as started:
         found = ProcessReader(path_of("self"), argv).read(task(started.pid))
-        started.kill()
 
     assert sum(map(len, found.argv)) <= 4096
 

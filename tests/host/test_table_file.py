@@ -89,7 +89,9 @@ def test_unsound(tmp_path, changes):
 BYTES = ("accept_of", "end_of", "base", "next", "group_of", "classes")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.sampled_from(BYTES), st.integers(0, 600), st.integers(0, 255))
 def test_whatever_is_read_is_sound(tmp_path, name, at, value):
     """Each octet of each part changed: every step from every state stays inside."""

@@ -109,7 +109,10 @@ def test_only_regular_files(top):
     assert found(top, program="/home/pipe", library_path="/opt/b") == ["/opt/b/libssl.so.3"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=100,
+)
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40), st.text(max_size=20))
 def test_any_command(top, program, path, library_path, directory):
     """Whatever the words are, it ends without an error, and nothing stays open."""
@@ -119,7 +122,10 @@ def test_any_command(top, program, path, library_path, directory):
     assert descriptors() <= before
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=100,
+)
 @given(st.binary(max_size=300))
 def test_any_program(top, content):
     """Whatever is in the program's file, it is taken as one that says nothing, or as a script."""

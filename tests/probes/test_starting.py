@@ -132,7 +132,10 @@ def test_root_of_a_child():
     assert found == root_mount(os.getpid()) is not None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=150,
+)
 @given(JSON | st.binary(max_size=40))
 def test_any_configuration(bundle, document):
     """Whatever stands in it, it says something or nothing, and nothing stays open."""

@@ -79,7 +79,10 @@ def test_it_is_the_file(root):
     assert text == "inner"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=200,
+)
 @given(st.lists(PARTS, max_size=12), st.text(string.printable, max_size=8))
 def test_any_path(root, parts, tail):
     """Whatever a path looks like, it stays below the root, and nothing stays open."""

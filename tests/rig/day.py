@@ -33,6 +33,8 @@ POOL_ADDRESS = "203.0.113.33"
 NAMES = {HUB: PERMITTED, POOL: POOL_ADDRESS, EVIL: OUTSIDE}
 WEB_PORT, OTHER_PORT, POOL_PORT, INBOUND_PORT = 80, 8080, 3333, 8000
 SIDE_NEAR, SIDE_FAR = "10.99.0.1", "10.99.0.2"
+_LONG_ID = 64
+"""Characters of a container's id."""
 RULES = f"""
 dns: {{servers: [{RESOLVER}]}}
 allow:
@@ -148,14 +150,12 @@ class Day:
 
     def told(self, kind: str, sandbox: str) -> list[dict[str, object]]:
         """Return the events of a kind about the sandbox of this container or id, until now."""
+        # By its own id, a container's in short: by no other is it known once it has ended.
+        name = sandbox[:12] if len(sandbox) == _LONG_ID else sandbox
         with self.daemon.client() as client:
             # This alone is answered only once the kernel has nothing more to tell.
-            client.denials(sandbox)
-        return [
-            each
-            for each in self.daemon.events(kind)
-            if each["sandbox"]["id"] == sandbox[:12] or each["sandbox"]["id"] == sandbox
-        ]
+            client.denials(name)
+        return [each for each in self.daemon.events(kind) if each["sandbox"]["id"] == name]
 
 
 _IDENTITY = ("-c", "user.name=test", "-c", "user.email=test@example.com")

@@ -133,8 +133,12 @@ class Ground:
         return fresh
 
     def settle_without_noise(self) -> list[Packet]:
-        """Return what of :meth:`settle` is no noise, which an older flow may make at any time."""
-        return [packet for packet in self.settle() if not is_noise(packet)]
+        """Return what of :meth:`settle` is no noise, which an older flow may make at any time.
+
+        Nor is it what the relay on near's loopback says, which answers when it comes to run.
+        """
+        fresh = self.settle()
+        return [each for each in fresh if not is_noise(each) and not _is_of_relay(each)]
 
     def received(self) -> bytes:
         """Return what the servers, the relay on near's loopback among them, were told so far."""
@@ -213,6 +217,10 @@ def remote_on_wire(role: str) -> IPAddress:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is None and int(address) != 0:
         return address
     return destination(address)
+
+
+def _is_of_relay(packet: Packet) -> bool:
+    return packet.source_port == PORT and ip_address(packet.source).is_loopback
 
 
 @contextmanager

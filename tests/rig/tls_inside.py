@@ -173,12 +173,11 @@ class Ground:
         for errand, ended, address in zip(errands, ran.commands, addresses, strict=True):
             sessions = [each for each in ran.of_kind("tls") if _is_to(each, address)]
             # NSS is handed text before it shakes hands: the flow is not known yet.
-            pids = {_pid(each) for each in sessions}
             found = [
                 each
                 for each in ran.of_kind("detection")
                 if each["stage"] != "behaviour"
-                and (_is_to(each, address) or (each["remote"] is None and _pid(each) in pids))
+                and (_is_to(each, address) or (each["remote"] is None and _is_by(each, sessions)))
             ]
             met.append(
                 Met(
@@ -222,5 +221,10 @@ def _is_to(event: dict[str, object], address: str) -> bool:
     return event["remote"] is not None and event["remote"]["address"] == address
 
 
-def _pid(event: dict[str, object]) -> int:
-    return event["process"]["pid"]
+def _is_by(event: dict[str, object], sessions: list[dict[str, object]]) -> bool:
+    # A number that another client has had is given out again, in a run that takes minutes.
+    return any(
+        event["process"]["pid"] == each["process"]["pid"]
+        and abs(event["mono_ns"] - each["mono_ns"]) < CLIENT_S * 10**9
+        for each in sessions
+    )

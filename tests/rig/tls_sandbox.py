@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rig.lab import PERMITTED, Lab
+from rig.patient import patient
 from rig.process import stop
 from rig.tls_benign import benign_requests
 from rig.tls_clients import PYTHON
@@ -40,7 +41,8 @@ def sandboxed(lab: Lab, policy: Path, events: Path, options: Sequence[str] = ())
     Raises:
         RuntimeError: The run did not end well.
     """
-    words = [sys.executable, "-m", "agentwall", "run", "--policy", str(policy)]
+    # What is installed is probed before the first command, however busy the machine is.
+    words = [*patient(), sys.executable, "-m", "agentwall", "run", "--policy", str(policy)]
     words += ["--events", str(events), *options, "--", PYTHON, "-I", "-S", "-c", _DRIVER]
     with events.with_suffix(".said").open("w+") as said:
         child = subprocess.Popen(
