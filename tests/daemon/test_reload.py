@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -224,6 +225,25 @@ def test_no_process_to_read_with(ground):
         "problems": ["reading process: No such file or directory"],
     }
     assert again["applied"]
+
+
+@pytest.mark.kernel
+def test_no_descriptor_to_read_with(ground):
+    """A daemon with as many open as it may have keeps what is in force, and reads later."""
+    pid = ground.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = next(number for number in range(soft) if number not in taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        ground.process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: "reading process: Too many open files" in ground.said(), what="the refusal"
+        )
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert ground.reload()["applied"]
 
 
 @pytest.mark.kernel
