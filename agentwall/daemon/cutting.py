@@ -19,6 +19,7 @@ from agentwall.engine.events import FlowLeftHanging
 from agentwall.errors import HostError
 from agentwall.host.cgroup import Cgroup
 from agentwall.host.netns import netns_id
+from agentwall.host.process import is_ending
 from agentwall.host.sock_diag import SockDiag
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class FlowCutter:
             with contextlib.closing(monitor) as elsewhere:
                 if self._destroy(elsewhere, command) or command.cookie in self._ended:
                     return None
-                return ELSEWHERE
+                # Who ends closes its sockets before it leaves its namespaces.
+                return None if is_ending(command.pid) else ELSEWHERE
         except HostError as err:
             return self._once(str(err))
 

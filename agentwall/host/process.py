@@ -20,6 +20,8 @@ _FRESH_S = 1.0
 """How long a description is used again: an exec in between goes unnoticed that long."""
 _MAX_ARGUMENTS = 256
 _MAX_STATUS_BYTES = 4096
+_EXITING = 0x4
+"""PF_EXITING of include/linux/sched.h, in the flags of /proc/PID/stat (proc(5), field 9)."""
 _MAX_CGROUP_BYTES = 65536
 
 
@@ -29,6 +31,15 @@ def living() -> set[int]:
     Who lived before the call and is not among them has ended.
     """
     return {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+
+
+def is_ending(pid: int) -> bool:
+    """Say whether a process has ended, or is about to: it may have closed its files by now."""
+    try:
+        stat = _read_bytes(f"/proc/{pid}/stat", _MAX_STATUS_BYTES)
+    except OSError:
+        return True
+    return bool(int(stat.rpartition(b")")[2].split()[6]) & _EXITING)
 
 
 class ProcessReader:

@@ -23,7 +23,7 @@ from agentwall.errors import HostError
 from agentwall.flow.record import SandboxKey
 from agentwall.host.cgroup import Cgroup
 from agentwall.host.netns import netns_id
-from agentwall.host.sock_diag import cookie_of
+from agentwall.host.sock_diag import SockDiag, cookie_of
 from agentwall.net.endpoint import Endpoint
 
 pytestmark = pytest.mark.kernel
@@ -115,6 +115,26 @@ def test_its_process_ends_meanwhile(cutter, client, monkeypatch):
     monkeypatch.setattr(cutting.SockDiag, "destroy", lambda *_: False)
 
     assert cutter.cut(command) is None
+
+
+@pytest.mark.parametrize(("ends", "expected"), [(True, None), (False, ELSEWHERE)])
+def test_its_process_is_about_to_end(cutter, client, monkeypatch, ends, expected):
+    """Who ends has closed its sockets by itself, and is for a moment where it was."""
+    monkeypatch.setattr(cutting, "netns_id", lambda pid: (0, 2 if pid == "self" else 1))
+    monkeypatch.setattr(cutting.SockDiag, "destroy", lambda *_: False)
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        if ends:
+            child.stdin.close()
+            # It is not reaped: /proc has it still.
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        monkeypatch.setattr(cutting, "_open_where", lambda _: SockDiag())
+        found = cutter.cut(command_for(client, child.pid))
+    finally:
+        child.kill()
+        child.communicate()
+
+    assert found == expected
 
 
 def test_a_kernel_that_cannot(cutter, client, monkeypatch):

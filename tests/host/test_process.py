@@ -14,7 +14,7 @@ from agentwall.flow.record import ProcessSource, Task
 from agentwall.host import process
 from agentwall.host.argv import ArgvReader
 from agentwall.host.cgroup import path_of
-from agentwall.host.process import ProcessReader, living
+from agentwall.host.process import ProcessReader, is_ending, living
 
 SCRIPT = b"echo; read x; :"
 
@@ -46,6 +46,17 @@ def waiting(*words: bytes) -> Iterator[subprocess.Popen[bytes]]:
         assert started.stdout.readline() == b"\n"
         yield started
         started.kill()
+
+
+def test_who_is_ending(child):
+    """Who has ended and is not reaped, and who is not there at all; not who lives."""
+    before = is_ending(child.pid)
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    unreaped = is_ending(child.pid)
+    child.wait()
+
+    assert (before, unreaped, is_ending(child.pid)) == (False, True, True)
 
 
 def test_member(child, argv):
