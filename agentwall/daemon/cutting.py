@@ -68,14 +68,15 @@ class FlowCutter:
                 return None
             if netns_id(command.pid) in (None, netns_id("self")):
                 return None
-            monitor = _open_where(command.pid)
-            if monitor is None:
-                return None
-            with contextlib.closing(monitor) as elsewhere:
-                if self._destroy(elsewhere, command) or command.cookie in self._ended:
-                    return None
-                # Who ends closes its sockets before it leaves its namespaces.
-                return None if is_ending(command.pid) else ELSEWHERE
+            try:
+                with contextlib.closing(SockDiag(command.pid)) as elsewhere:
+                    if self._destroy(elsewhere, command) or command.cookie in self._ended:
+                        return None
+            except HostError:
+                if not is_ending(command.pid):
+                    raise
+            # Who ends, as many do that are cut, closes its sockets before it leaves its namespaces.
+            return None if is_ending(command.pid) else ELSEWHERE
         except HostError as err:
             return self._once(str(err))
 
@@ -97,19 +98,6 @@ class FlowCutter:
         if has_ended:
             self._ended.append(command.cookie)
         return has_ended
-
-
-def _open_where(pid: int) -> SockDiag | None:
-    """Open the socket monitor of a process's network namespace; None if the process has gone.
-
-    As one has, often, that is cut for two reasons: the first time it was told.
-    """
-    try:
-        return SockDiag(pid)
-    except HostError:
-        if netns_id(pid) is None:
-            return None
-        raise
 
 
 @contextlib.contextmanager

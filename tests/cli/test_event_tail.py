@@ -32,6 +32,14 @@ def fill(path, *found: int) -> None:
     write_log(path, [flow(errno=number) for number in found])
 
 
+def three_files(directory):
+    """A log that was rotated twice, with one event in each file; returns the newest's path."""
+    path = directory / "e.jsonl"
+    for number, name in enumerate(("e.jsonl.2", "e.jsonl.1", "e.jsonl"), start=1):
+        fill(directory / name, number)
+    return path
+
+
 def test_half_a_line_waits_for_its_end(tmp_path, said):
     """What is being written is shown once it is whole."""
     path = tmp_path / "e.jsonl"
@@ -70,10 +78,7 @@ def test_several_rotations_at_once(tmp_path, said):
 
 def test_a_rotation_before_the_files_are_opened(tmp_path, said):
     """What is rotated between the look at the files and the reading is read, and read once."""
-    path = tmp_path / "e.jsonl"
-    fill(tmp_path / "e.jsonl.2", 1)
-    fill(tmp_path / "e.jsonl.1", 2)
-    fill(path, 3)
+    path = three_files(tmp_path)
     tail = opened(path, said)
     rotate(path, 3, 4)
     reading = tail.read()
@@ -108,10 +113,7 @@ def test_a_file_that_goes_before_it_is_read(tmp_path, said):
 
 def test_an_inode_that_is_given_out_again(tmp_path, said):
     """The newest file may have the inode of one that went: it comes last all the same."""
-    path = tmp_path / "e.jsonl"
-    fill(tmp_path / "e.jsonl.2", 1)
-    fill(tmp_path / "e.jsonl.1", 2)
-    fill(path, 3)
+    path = three_files(tmp_path)
     tail = opened(path, said)
     os.replace(tmp_path / "e.jsonl.2", tmp_path / "new")
     os.replace(tmp_path / "e.jsonl.1", tmp_path / "e.jsonl.2")

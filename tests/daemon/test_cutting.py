@@ -128,7 +128,7 @@ def test_its_process_is_about_to_end(cutter, client, monkeypatch, ends, expected
             child.stdin.close()
             # It is not reaped: /proc has it still.
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        monkeypatch.setattr(cutting, "_open_where", lambda _: SockDiag())
+        monkeypatch.setattr(cutting, "SockDiag", lambda *_: SockDiag())
         found = cutter.cut(command_for(client, child.pid))
     finally:
         child.kill()

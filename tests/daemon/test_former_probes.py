@@ -34,10 +34,7 @@ class Left:
 
     def runs(self) -> int:
         """Call each probed function once; return how many probes ran."""
-        before = self.counted.count()
-        for symbol in SYMBOLS:
-            self.caller.call(symbol)
-        return self.counted.count() - before
+        return self.counted.ran(self.caller, *SYMBOLS)
 
 
 @contextmanager

@@ -115,13 +115,10 @@ def test_what_a_daemon_leaves(parts, counted, tmp_path):
         caller.call("SSL_write", 2)
         kept = counted.count()
         removed = uprobes.remove_pinned(point / "probes")
-
-        def is_off() -> bool:
-            before = counted.count()
-            caller.call("SSL_write")
-            return counted.count() == before
-
-        wait_until(is_off, what="probes without pins are taken off")
+        wait_until(
+            lambda: counted.ran(caller, "SSL_write") == 0,
+            what="probes without pins are taken off",
+        )
 
     assert kept == 2
     assert removed == 8

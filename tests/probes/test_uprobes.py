@@ -126,13 +126,10 @@ def test_pin_survives(parts, counted, library, opened, pins):
         caller.call("SSL_write", 2)
         kept, found = counted.count(), uprobes.pinned(pins)
         removed = uprobes.remove_pinned(pins)
-
-        def is_off() -> bool:
-            before = counted.count()
-            caller.call("SSL_write")
-            return counted.count() == before
-
-        wait_until(is_off, what="a probe without its pin is taken off")
+        wait_until(
+            lambda: counted.ran(caller, "SSL_write") == 0,
+            what="a probe without its pin is taken off",
+        )
 
     assert kept == 2
     assert found == [pin]
@@ -166,18 +163,12 @@ def test_taken_over(parts, counted, library, opened, pins):
         ).keep()
     probes = uprobes.take_over_pinned(pins)
     with calling(parts, library) as caller:
-
-        def ran(symbol: str) -> int:
-            before = counted.count()
-            caller.call(symbol)
-            return counted.count() - before
-
-        held = (ran("SSL_read"), ran("SSL_write"))
+        held = (counted.ran(caller, "SSL_read"), counted.ran(caller, "SSL_write"))
         probes[0].close()
-        wait_until(lambda: ran("SSL_read") == 0, what="the end of a probe")
-        left = ran("SSL_write")
+        wait_until(lambda: counted.ran(caller, "SSL_read") == 0, what="the end of a probe")
+        left = counted.ran(caller, "SSL_write")
         probes[1].close()
-        wait_until(lambda: ran("SSL_write") == 0, what="the end of the other")
+        wait_until(lambda: counted.ran(caller, "SSL_write") == 0, what="the end of the other")
 
     assert len(probes) == 2
     assert not pins.exists()
@@ -198,13 +189,10 @@ def test_taken_over_where_too_much_is_open(parts, counted, library, opened, pins
     monkeypatch.setattr(uprobes, "_get", refuse)
     probes = uprobes.take_over_pinned(pins)
     with calling(parts, library) as caller:
-
-        def is_off() -> bool:
-            before = counted.count()
-            caller.call("SSL_write")
-            return counted.count() == before
-
-        wait_until(is_off, what="a probe without its pin is taken off")
+        wait_until(
+            lambda: counted.ran(caller, "SSL_write") == 0,
+            what="a probe without its pin is taken off",
+        )
 
     assert probes == []
     assert not pins.exists()

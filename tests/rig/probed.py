@@ -122,6 +122,13 @@ class Counting:
         found = self.counts.lookup(struct.pack("=Q", key))
         return 0 if found is None else int(struct.unpack("=Q", found)[0])
 
+    def ran(self, caller: Caller, *symbols: str) -> int:
+        """Return how often the one under 0 runs while *caller* calls each function once."""
+        before = self.count()
+        for symbol in symbols:
+            caller.call(symbol)
+        return self.count() - before
+
 
 @contextmanager
 def counting(parts: Parts) -> Iterator[Counting]:
